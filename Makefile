@@ -1,0 +1,135 @@
+# azopenai.h: builds the examples and the tests. `make help` lists what there is. Everything goes to build/.
+# Needs GNU make, a C compiler, mbedTLS and jsmn; the tests need cmocka and openssl too.
+
+BUILD = build
+PREFIX = /usr/local
+CFLAGS = -O2 -g
+CPPFLAGS =
+LDFLAGS =
+STRICT = -std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wstrict-prototypes \
+    -Wcast-qual -Wundef -Werror
+SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+VALGRIND = valgrind --quiet --leak-check=full --show-leak-kinds=all --errors-for-leak-kinds=definite,possible \
+    --error-exitcode=99
+
+# MBEDTLS_ROOT=dir takes mbedTLS from dir/usr/include and dir/usr/lib instead of the system.
+ifdef MBEDTLS_ROOT
+MBEDTLS_FLAGS = -isystem $(MBEDTLS_ROOT)/usr/include
+MBEDTLS_DIR := $(patsubst %/libmbedtls.a,%,$(firstword $(wildcard $(MBEDTLS_ROOT)/usr/lib/*/libmbedtls.a \
+    $(MBEDTLS_ROOT)/usr/lib/libmbedtls.a)))
+MBEDTLS_LIBS = $(MBEDTLS_DIR)/libmbedtls.a $(MBEDTLS_DIR)/libmbedx509.a $(MBEDTLS_DIR)/libmbedcrypto.a
+else
+MBEDTLS_LIBS = -lmbedtls -lmbedx509 -lmbedcrypto
+endif
+export MBEDTLS_ROOT
+
+VERSION = $(shell sed -n 's/^\#define AZO_VERSION "\(.*\)"/\1/p' azopenai.h)
+JOBS := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+COMPILE = $(CC) $(STRICT) $(CFLAGS) $(CPPFLAGS) $(MBEDTLS_FLAGS) -I. -MMD -MP
+
+EXAMPLES = hello chat async tools embed token az_login
+TESTS := $(sort $(patsubst tests/%.c,%,$(wildcard tests/unit_*.c tests/test_*.c)))
+SCRIPTS := $(sort $(wildcard tests/test_*.sh))
+EXAMPLE_PROGRAMS = $(EXAMPLES:%=$(BUILD)/%)
+TEST_PROGRAMS = $(TESTS:%=$(BUILD)/tests/%)
+CERTS = build/certs
+RUN_TESTS = AZO_TEST_CERTS=$(CERTS) AZO_TEST_BUILD=$(BUILD) tests/run.sh
+
+.PHONY: all help demo test test-programs asan valgrind test-official compile-check install clean force
+.DELETE_ON_ERROR:
+
+all: $(EXAMPLE_PROGRAMS)
+
+help:
+	@echo 'make                 the examples, in $(BUILD)/'
+	@echo 'make demo            three calls: to the bundled service, or to AZURE_OPENAI_ENDPOINT if that is set'
+	@echo 'make test            all tests; the last line says how many passed and failed'
+	@echo 'make asan            the same under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make valgrind        the same under valgrind'
+	@echo 'make test-official   the official npm packages against the bundled service (needs npm)'
+	@echo 'make compile-check   the header under every compiler, standard and switch, without a warning'
+	@echo 'make install         header and pkg-config file (PREFIX=$(PREFIX), DESTDIR=)'
+	@echo 'make clean           removes build/'
+	@echo
+	@echo 'CC, CFLAGS and MBEDTLS_ROOT=dir (another mbedTLS: dir/usr/include, dir/usr/lib) apply to everything.'
+	@echo 'TEST=names runs only those of: $(TESTS) $(notdir $(SCRIPTS))'
+
+# ---- Building. Whatever was compiled with other flags is compiled again.
+
+$(BUILD)/flags: force
+	@mkdir -p $(BUILD)/tests
+	@echo '$(COMPILE) $(LDFLAGS) $(MBEDTLS_LIBS)' | cmp -s - $@ || echo '$(COMPILE) $(LDFLAGS) $(MBEDTLS_LIBS)' >$@
+
+$(BUILD)/%.o: examples/%.c $(BUILD)/flags
+	$(COMPILE) -c $< -o $@
+
+$(BUILD)/%.o: tests/%.c $(BUILD)/flags
+	$(COMPILE) -c $< -o $@
+
+$(BUILD)/tests/%.o: tests/%.c $(BUILD)/flags
+	$(COMPILE) -Itests -c $< -o $@
+
+# hello.c holds the library itself; the others are linked with azopenai.o.
+$(BUILD)/hello: $(BUILD)/hello.o
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ -o $@ $(MBEDTLS_LIBS)
+
+$(filter-out $(BUILD)/hello,$(EXAMPLE_PROGRAMS)): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/azopenai.o
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ -o $@ $(MBEDTLS_LIBS) -lm
+
+$(BUILD)/fake_service: $(BUILD)/fake_main.o $(BUILD)/fake_service.o
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ -o $@ $(MBEDTLS_LIBS) -lpthread
+
+$(TEST_PROGRAMS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/fake_service.o
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ -o $@ -lcmocka $(MBEDTLS_LIBS) -lpthread -lm
+
+$(CERTS)/.complete: tests/make_certs.sh
+	tests/make_certs.sh $(CERTS)
+
+.SECONDARY:
+-include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d)
+
+# ---- Running
+
+demo: all $(BUILD)/fake_service $(CERTS)/.complete
+	@AZO_TEST_CERTS=$(CERTS) AZO_TEST_BUILD=$(BUILD) tests/demo.sh
+
+test-programs: all $(BUILD)/fake_service $(TEST_PROGRAMS) $(CERTS)/.complete
+
+test:
+	@$(MAKE) --no-print-directory -j$(JOBS) test-programs
+	@$(RUN_TESTS) $(TEST_PROGRAMS) $(SCRIPTS)
+
+# The script that only compiles has nothing to find here.
+asan:
+	@$(MAKE) --no-print-directory test BUILD=build/asan CFLAGS='-O1 -g $(SANITIZE)' \
+	    SCRIPTS='$(filter-out tests/test_header.sh,$(SCRIPTS))'
+
+valgrind:
+	@$(MAKE) --no-print-directory -j$(JOBS) test-programs
+	@AZO_TEST_WRAP='$(VALGRIND)' $(RUN_TESTS) $(TEST_PROGRAMS) $(filter-out tests/test_header.sh,$(SCRIPTS))
+
+test-official: all $(BUILD)/fake_service $(CERTS)/.complete
+	@if [ ! -e tests/official/run.sh ] || ! command -v npm >/dev/null 2>&1; then \
+	    echo 'test-official: skipped, npm is not installed'; \
+	else \
+	    AZO_TEST_CERTS=$(CERTS) AZO_TEST_BUILD=$(BUILD) tests/official/run.sh; \
+	fi
+
+compile-check:
+	@mkdir -p $(BUILD)
+	@AZO_TEST_BUILD=$(BUILD) tests/compile_check.sh
+
+# ---- Installing
+
+install:
+	mkdir -p $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	cp azopenai.h $(DESTDIR)$(PREFIX)/include/azopenai.h
+	chmod 644 $(DESTDIR)$(PREFIX)/include/azopenai.h
+	printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' '' 'Name: azopenai' \
+	    'Description: Azure OpenAI client without API keys, one C header over mbedTLS and jsmn' \
+	    'Version: $(VERSION)' 'Cflags: -I$${includedir}' 'Libs: -lmbedtls -lmbedx509 -lmbedcrypto' \
+	    >$(DESTDIR)$(PREFIX)/lib/pkgconfig/azopenai.pc
+	chmod 644 $(DESTDIR)$(PREFIX)/lib/pkgconfig/azopenai.pc
+
+clean:
+	rm -rf build

@@ -1,0 +1,164 @@
+#!/bin/sh
+# make_certs.sh DIR
+# Makes the certificates of the TLS tests under DIR: a good chain, one bad chain per way of being bad, and a
+# bundle to look roots up in. Does nothing when DIR is already complete and still valid. Needs openssl 1.1.1 or newer.
+set -eu
+
+dir=${1:?usage: make_certs.sh DIR}
+stamp=$dir/.complete
+if [ -e "$stamp" ] && [ -z "$(find "$0" -newer "$stamp")" ] &&
+    openssl x509 -in "$dir/server.pem" -noout -checkend 86400 >/dev/null 2>&1; then
+    exit 0
+fi
+
+mkdir -p "$dir"
+rm -f "$stamp"
+work=$(mktemp -d "$dir/work.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+
+unrelated_roots=40
+good_names='DNS:localhost,DNS:contoso.openai.azure.test,DNS:*.openai.azure.test'
+good_names="$good_names,DNS:login.microsoftonline.test,IP:127.0.0.1,IP:::1"
+
+quietly() {
+    "$@" >"$work/output" 2>&1 || { cat "$work/output" >&2; exit 1; }
+}
+
+with_crlf() { awk '{ printf "%s\r\n", $0 }' "$1"; }
+rsa_key() { quietly openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out "$work/$1.key"; }
+ec_key() { quietly openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$work/$1.key"; }
+
+# make_root NAME KEY COMMON_NAME
+make_root() {
+    quietly openssl req -x509 -new -config "$work/req.conf" -extensions authority -key "$work/$2.key" -sha256 \
+        -days 3650 -subj "/C=US/O=Test only/CN=$3" -out "$work/$1.pem"
+}
+
+# extensions_file NAME SUBJECT_ALT_NAMES EXTENDED_KEY_USAGE
+extensions_file() {
+    cat >"$work/$1.ext" <<END
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature, keyEncipherment
+extendedKeyUsage = $3
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+subjectAltName = $2
+END
+}
+
+# sign NAME KEY SUBJECT_ALT_NAMES EXTENDED_KEY_USAGE FROM TO: one leaf under the intermediate
+sign() {
+    extensions_file "$1" "$3" "$4"
+    quietly openssl req -new -config "$work/req.conf" -key "$work/$2.key" -subj "/O=Test only/CN=$1" \
+        -out "$work/$1.csr"
+    quietly openssl ca -batch -notext -config "$work/ca.conf" -in "$work/$1.csr" -extfile "$work/$1.ext" \
+        -startdate "$5" -enddate "$6" -out "$work/$1.leaf"
+}
+
+# publish NAME KEY: the leaf with its intermediate, and its key
+publish() {
+    cat "$work/$1.leaf" "$work/intermediate.pem" >"$work/$1.pem"
+    [ "$1" = "$2" ] || cp "$work/$2.key" "$work/$1.key"
+}
+
+cat >"$work/req.conf" <<'END'
+[req]
+distinguished_name = name
+prompt = no
+[name]
+[authority]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+[authority_below]
+basicConstraints = critical, CA:TRUE, pathlen:0
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+[self_signed]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature, keyEncipherment
+extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash
+END
+cat >"$work/ca.conf" <<END
+[ca]
+default_ca = intermediate
+[intermediate]
+database = $work/index
+new_certs_dir = $work
+certificate = $work/intermediate.pem
+private_key = $work/intermediate.key
+rand_serial = yes
+unique_subject = no
+default_md = sha256
+policy = anything
+[anything]
+organizationName = optional
+commonName = supplied
+END
+: >"$work/index"
+
+rsa_key ca
+rsa_key intermediate
+rsa_key server
+ec_key other_ca
+ec_key bad
+
+make_root ca ca 'Fake root'
+make_root other_ca other_ca 'Unrelated root'
+quietly openssl req -new -config "$work/req.conf" -key "$work/intermediate.key" \
+    -subj '/C=US/O=Test only/CN=Fake intermediate' -out "$work/intermediate.csr"
+quietly openssl x509 -req -in "$work/intermediate.csr" -CA "$work/ca.pem" -CAkey "$work/ca.key" -set_serial 2 \
+    -sha256 -days 3650 -extfile "$work/req.conf" -extensions authority_below -out "$work/intermediate.pem"
+
+year=$(date -u +%Y)
+from=$((year - 1))0101000000Z
+to=$((year + 2))0101000000Z
+sign server server "$good_names" serverAuth "$from" "$to"
+sign expired bad "$good_names" serverAuth 20200101000000Z 20210101000000Z
+sign notyet bad "$good_names" serverAuth "$((year + 10))0101000000Z" "$((year + 12))0101000000Z"
+sign wronghost bad DNS:other.test serverAuth "$from" "$to"
+sign clientonly bad "$good_names" clientAuth "$from" "$to"
+publish server server
+for name in expired notyet wronghost clientonly; do publish "$name" bad; done
+
+cp "$work/server.leaf" "$work/nochain.pem"
+cp "$work/server.key" "$work/nochain.key"
+cp "$work/bad.key" "$work/selfsigned.key"
+quietly openssl req -x509 -new -config "$work/req.conf" -extensions self_signed -addext "subjectAltName=$good_names" \
+    -key "$work/selfsigned.key" -sha256 -days 800 -subj '/O=Test only/CN=localhost' -out "$work/selfsigned.pem"
+
+# The bundle is what real ones are at their worst: text between the blocks, CRLF lines, a block of another kind, and
+# the one root that matters in the middle. The broken one starts with a certificate that is none, which mbedTLS skips
+# and OpenSSL refuses.
+index=1
+while [ "$index" -le "$unrelated_roots" ]; do
+    make_root "root$index" other_ca "Unrelated root $index"
+    printf '# root %d: an unrelated authority\n' "$index"
+    case $((index % 4)) in
+    1) with_crlf "$work/root$index.pem" ;;
+    2) openssl x509 -in "$work/root$index.pem" -noout -subject; cat "$work/root$index.pem" ;;
+    *) cat "$work/root$index.pem" ;;
+    esac
+    if [ "$index" -eq $((unrelated_roots / 4)) ]; then
+        printf -- '-----BEGIN NOTE-----\nbm90IGEgY2VydGlmaWNhdGU=\n-----END NOTE-----\n'
+    fi
+    if [ "$index" -eq $((unrelated_roots / 2)) ]; then
+        printf 'stray text ----- with dashes\r\n'
+        with_crlf "$work/ca.pem"
+    fi
+    index=$((index + 1))
+done >"$work/bundle.pem"
+{
+    printf -- '-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n'
+    cat "$work/bundle.pem"
+} >"$work/broken_bundle.pem"
+
+for name in server expired notyet wronghost selfsigned clientonly nochain; do
+    mv "$work/$name.pem" "$work/$name.key" "$dir/"
+done
+mv "$work/ca.pem" "$work/intermediate.pem" "$work/other_ca.pem" "$work/bundle.pem" \
+    "$work/broken_bundle.pem" "$dir/"
+: >"$stamp"

@@ -1,0 +1,1196 @@
+/* unit_text.c - memory, strings, error and time: the layers that everything else stands on. */
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L
+#endif
+#define AZOPENAI_IMPLEMENTATION
+#include "azopenai.h"
+
+#include "support.h"
+
+#include <float.h>
+#include <locale.h>
+#include <math.h>
+
+/* ---- memory ---- */
+
+static void wipe_clears_every_byte(void **state) {
+    char bytes[9];
+    size_t i;
+    (void)state;
+    memset(bytes, 'x', sizeof bytes);
+    azoi_wipe(bytes + 1, 7);
+    assert_int_equal(bytes[0], 'x');
+    assert_int_equal(bytes[8], 'x');
+    for (i = 1; i < 8; i++) {
+        assert_int_equal(bytes[i], 0);
+    }
+    azoi_wipe(NULL, 0);
+}
+
+static void sizes_are_checked(void **state) {
+    size_t out;
+    (void)state;
+    assert_true(azoi_sum(SIZE_MAX - 1, 1, &out) && out == SIZE_MAX);
+    assert_false(azoi_sum(SIZE_MAX, 1, &out));
+    assert_false(azoi_sum(1, SIZE_MAX, &out));
+    assert_true(azoi_sum(0, 0, &out) && out == 0);
+    assert_true(azoi_product(SIZE_MAX, 1, &out) && out == SIZE_MAX);
+    assert_true(azoi_product(0, SIZE_MAX, &out) && out == 0);
+    assert_true(azoi_product(SIZE_MAX, 0, &out) && out == 0);
+    assert_false(azoi_product(SIZE_MAX / 2 + 1, 2, &out));
+    assert_false(azoi_product(SIZE_MAX, SIZE_MAX, &out));
+}
+
+static void allocations_are_zeroed_and_sized(void **state) {
+    test_memory m;
+    char *bytes;
+    size_t i;
+    (void)state;
+    test_memory_open(&m);
+    bytes = (char *)azoi_alloc(&m.hook, 50);
+    assert_non_null(bytes);
+    for (i = 0; i < 50; i++) {
+        assert_int_equal(bytes[i], 0);
+    }
+    bytes = (char *)azoi_resize(&m.hook, bytes, 50, 60);
+    assert_int_equal(m.live_bytes, 60);
+    azoi_free(&m.hook, bytes, 60);
+    azoi_free(&m.hook, NULL, 0);
+    assert_null(azoi_alloc(&m.hook, 0));
+    m.fail_at = m.calls + 1;
+    assert_null(azoi_alloc(&m.hook, 50));
+    test_memory_close(&m);
+}
+
+static void the_built_in_allocator_is_all_zero(void **state) {
+    azo_allocator none;
+    void *ptr;
+    (void)state;
+    memset(&none, 0, sizeof none);
+    ptr = azoi_alloc(&none, 10);
+    assert_non_null(ptr);
+    ptr = azoi_resize(&none, ptr, 10, 1000);
+    assert_non_null(ptr);
+    assert_null(azoi_resize(&none, ptr, 1000, 0));
+    assert_null(azoi_default_resize(NULL, 0, 0, NULL));
+}
+
+static void buf_writes_text(void **state) {
+    test_memory m;
+    azoi_buf b;
+    (void)state;
+    test_memory_open(&m);
+    azoi_buf_init(&b, &m.hook, 1000, false);
+    assert_null(azoi_buf_view(&b).ptr);
+    azoi_buf_add(&b, NULL, 0);
+    assert_non_null(azoi_buf_view(&b).ptr); /* something was added: an empty text is not NULL */
+    assert_int_equal(azoi_buf_view(&b).len, 0);
+    assert_string_equal(b.data, "");
+    azoi_buf_puts(&b, "one");
+    azoi_buf_char(&b, ' ');
+    azoi_buf_str(&b, azo_s("two"));
+    azoi_buf_add(&b, "\0x", 2);
+    assert_int_equal(b.len, 9);
+    assert_memory_equal(b.data, "one two\0x", 10);
+    azoi_buf_drop(&b, 4);
+    assert_memory_equal(b.data, "two\0x", 6);
+    azoi_buf_drop(&b, 100);
+    assert_int_equal(b.len, 0);
+    assert_int_equal(b.data[0], 0);
+    azoi_buf_drop(&b, 0);
+    assert_true(azoi_buf_set(&b, azo_s("new")));
+    assert_true(azoi_buf_set(&b, azo_s("newer")));
+    assert_string_equal(b.data, "newer");
+    assert_true(azoi_buf_set(&b, azoi_view(NULL, 0)));
+    assert_string_equal(b.data, "");
+    azoi_buf_free(&b);
+    assert_null(b.data);
+    azoi_buf_puts(&b, "again");
+    assert_string_equal(b.data, "again");
+    azoi_buf_free(&b);
+    test_memory_close(&m);
+}
+
+static void buf_writes_integers(void **state) {
+    static const struct {
+        int64_t value;
+        const char *text;
+    } cases[] = {{0, "0"},
+                 {7, "7"},
+                 {-1, "-1"},
+                 {1234567890, "1234567890"},
+                 {INT64_MAX, "9223372036854775807"},
+                 {INT64_MIN, "-9223372036854775808"}};
+    azo_allocator none;
+    azoi_buf b;
+    size_t i;
+    (void)state;
+    memset(&none, 0, sizeof none);
+    azoi_buf_init(&b, &none, 100, false);
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        azoi_buf_clear(&b);
+        azoi_buf_int(&b, cases[i].value);
+        assert_string_equal(b.data, cases[i].text);
+    }
+    azoi_buf_free(&b);
+}
+
+static void buf_stops_at_its_limit(void **state) {
+    test_memory m;
+    azo_error e;
+    azoi_buf b;
+    (void)state;
+    test_memory_open(&m);
+    azoi_buf_init(&b, &m.hook, 5, false);
+    azoi_buf_puts(&b, "12345");
+    assert_int_equal(b.failed, AZO_OK);
+    assert_int_equal(b.cap, 6); /* growth stops there too */
+    assert_int_equal(azoi_buf_failed(&b, NULL, "It"), AZO_OK);
+    azoi_buf_char(&b, '6');
+    assert_int_equal(b.failed, AZO_ERR_LIMIT);
+    azoi_buf_drop(&b, 3);
+    azoi_buf_char(&b, '7'); /* would fit, but the failure sticks */
+    assert_string_equal(b.data, "45");
+    azoi_error_clear(&e);
+    assert_int_equal(azoi_buf_failed(&b, &e, "The response head (max_header_bytes)"), AZO_ERR_LIMIT);
+    assert_int_equal(e.code, AZO_ERR_LIMIT);
+    assert_string_equal(e.message, "The response head (max_header_bytes) is larger than its limit of 5 bytes. Raise "
+                                   "the limit if that much is expected.");
+    test_sentences(e.message);
+    azoi_buf_clear(&b);
+    azoi_buf_puts(&b, "ok");
+    assert_string_equal(b.data, "ok");
+    assert_false(azoi_buf_set(&b, azo_s("too long")));
+    azoi_buf_clear(&b);
+    assert_false(azoi_buf_reserve(&b, SIZE_MAX));
+    azoi_buf_clear(&b);
+    b.max = SIZE_MAX;
+    assert_false(azoi_buf_reserve(&b, SIZE_MAX)); /* the NUL would not fit */
+    azoi_buf_free(&b);
+    test_memory_close(&m);
+}
+
+static void buf_limit_zero_takes_only_nothing(void **state) {
+    azo_allocator none;
+    azoi_buf b;
+    (void)state;
+    memset(&none, 0, sizeof none);
+    azoi_buf_init(&b, &none, 0, false);
+    azoi_buf_add(&b, "", 0);
+    assert_int_equal(b.failed, AZO_OK);
+    assert_string_equal(b.data, "");
+    azoi_buf_char(&b, 'x');
+    assert_int_equal(b.failed, AZO_ERR_LIMIT);
+    azoi_buf_free(&b);
+}
+
+static void buf_reserve_keeps_the_place(void **state) {
+    test_memory m;
+    azoi_buf b;
+    char *before;
+    size_t calls;
+    int i;
+    (void)state;
+    test_memory_open(&m);
+    azoi_buf_init(&b, &m.hook, 5000, false);
+    assert_true(azoi_buf_reserve(&b, 1000));
+    before = b.data;
+    calls = m.calls;
+    for (i = 0; i < 1000; i++) {
+        azoi_buf_char(&b, 'x');
+    }
+    assert_ptr_equal(b.data, before);
+    assert_int_equal(m.calls, calls);
+    azoi_buf_free(&b);
+    test_memory_close(&m);
+}
+
+static void buf_grows_in_few_steps(void **state) {
+    test_memory m;
+    azoi_buf b;
+    size_t i;
+    (void)state;
+    test_memory_open(&m);
+    azoi_buf_init(&b, &m.hook, 1 << 20, false);
+    for (i = 0; i < 100000; i++) {
+        azoi_buf_char(&b, (char)('a' + i % 26));
+    }
+    assert_true(m.calls < 20);
+    for (i = 0; i < 100000; i++) {
+        assert_int_equal(b.data[i], 'a' + (int)(i % 26));
+    }
+    azoi_buf_free(&b);
+    test_memory_close(&m);
+}
+
+static void buf_wipes_secrets(void **state) {
+    test_memory m;
+    azoi_buf b;
+    int i;
+    (void)state;
+    test_memory_open(&m);
+    m.secret = "hunter2";
+    azoi_buf_init(&b, &m.hook, 100000, true);
+    for (i = 0; i < 1000; i++) {
+        azoi_buf_puts(&b, "hunter2 "); /* many moves */
+    }
+    azoi_buf_drop(&b, 7992);
+    assert_false(test_holds(b.data + b.len, b.cap - b.len, "hunter2"));
+    azoi_buf_clear(&b);
+    assert_false(test_holds(b.data, b.cap, "hunter2"));
+    azoi_buf_puts(&b, "hunter2");
+    assert_true(azoi_buf_reserve(&b, 100));
+    memcpy(b.data + b.len + 1, "hunter2", 7); /* as a socket's read would */
+    azoi_buf_free(&b);
+    test_memory_close(&m);
+}
+
+/* The same with a plain buffer shows that the check above can fail. */
+static void the_secret_check_works(void **state) {
+    test_memory m;
+    azoi_buf b;
+    (void)state;
+    test_memory_open(&m);
+    m.secret = "hunter2";
+    azoi_buf_init(&b, &m.hook, 100000, false);
+    azoi_buf_puts(&b, "my hunter2");
+    azoi_buf_free(&b);
+    assert_int_equal(m.secrets_left, 1);
+    m.secrets_left = 0;
+    test_memory_close(&m);
+}
+
+static void buf_under_failure(test_memory *m, void *self) {
+    azo_error e;
+    azoi_buf b;
+    int i;
+    azoi_buf_init(&b, &m->hook, 100000, *(const bool *)self);
+    for (i = 0; i < 100; i++) {
+        azoi_buf_puts(&b, "0123456789");
+    }
+    azoi_error_clear(&e);
+    if (m->failures > 0) {
+        assert_int_equal(azoi_buf_failed(&b, &e, "It"), AZO_ERR_MEMORY);
+        assert_int_equal(e.who, AZO_WHO_MACHINE);
+        test_sentences(e.message);
+        assert_int_equal(b.len % 10, 0);
+        assert_true(b.len < 1000 && (b.data == NULL || b.data[b.len] == '\0')); /* what was there stays */
+    } else {
+        assert_int_equal(b.len, 1000);
+    }
+    azoi_buf_free(&b);
+    assert_int_equal(b.failed, AZO_OK);
+}
+
+static void buf_survives_every_failure(void **state) {
+    bool secret = false;
+    (void)state;
+    test_every_failure(buf_under_failure, &secret);
+    secret = true;
+    test_every_failure(buf_under_failure, &secret);
+}
+
+/* ---- strings ---- */
+
+static void classes_of_characters(void **state) {
+    int i;
+    (void)state;
+    for (i = 0; i < 256; i++) {
+        char c = (char)i;
+        bool digit = i >= 48 && i <= 57;
+        bool upper = i >= 65 && i <= 90;
+        bool lower = i >= 97 && i <= 122;
+        int hex = digit ? i - 48 : i >= 65 && i <= 70 ? i - 55 : i >= 97 && i <= 102 ? i - 87 : -1;
+        assert_int_equal(azoi_is_digit(c), digit);
+        assert_int_equal(azoi_is_alpha(c), upper || lower);
+        assert_int_equal(azoi_is_space(c), i == 32 || i == 9 || i == 10 || i == 13);
+        assert_int_equal(azoi_lower(c), upper ? (char)(i + 32) : c);
+        assert_int_equal(azoi_hex(c), hex);
+        assert_int_equal(azoi_has_control(azoi_view(&c, 1)), i < 32 || i == 127);
+    }
+    assert_false(azoi_has_control(azoi_view(NULL, 0)));
+    assert_true(azoi_has_control(azoi_view("a\0b", 3)));
+}
+
+static void comparisons(void **state) {
+    azo_str none = azoi_view(NULL, 0);
+    (void)state;
+    assert_true(azoi_equal(azo_s("abc"), "abc"));
+    assert_false(azoi_equal(azo_s("abc"), "abcd"));
+    assert_false(azoi_equal(azo_s("abcd"), "abc"));
+    assert_false(azoi_equal(azo_s("abC"), "abc"));
+    assert_true(azoi_equal(none, ""));
+    assert_true(azoi_equal_ci(azo_s("aBc-1"), "AbC-1"));
+    assert_false(azoi_equal_ci(azo_s("@"), "`"));
+    assert_false(azoi_equal_ci(azo_s("["), "{"));
+    assert_true(azoi_same(azoi_view("a\0b", 3), azoi_view("a\0b", 3)));
+    assert_false(azoi_same(azoi_view("a\0b", 3), azoi_view("a\0c", 3)));
+    assert_true(azoi_same(none, azo_s("")));
+    assert_true(azoi_same_ci(azo_s("HOST"), azo_s("host")));
+    assert_false(azoi_same_ci(azo_s("HOST"), azo_s("hos")));
+    assert_true(azoi_starts(azo_s("Bearer x"), "Bearer "));
+    assert_false(azoi_starts(azo_s("Bearer"), "Bearer "));
+    assert_true(azoi_starts(none, ""));
+    assert_false(azoi_starts(none, "a"));
+    assert_true(azoi_starts_ci(azo_s("HTTPS://x"), "https://"));
+    assert_false(azoi_starts_ci(azo_s("HTTP://x"), "https://"));
+    assert_true(azoi_ends(azo_s("a.azure.com"), ".azure.com"));
+    assert_false(azoi_ends(azo_s("azure.com"), ".azure.com"));
+    assert_false(azoi_ends(azo_s("a.AZURE.com"), ".azure.com"));
+    assert_true(azoi_ends_ci(azo_s("a.AZURE.com"), ".azure.com"));
+    assert_true(azoi_ends(none, ""));
+    assert_true(azoi_contains_ci(azo_s("text/Event-Stream; x"), "event-stream"));
+    assert_false(azoi_contains_ci(azo_s("text/event-strea"), "event-stream"));
+    assert_true(azoi_contains_ci(none, ""));
+    assert_false(azoi_contains_ci(none, "x"));
+}
+
+static void cutting_views(void **state) {
+    azo_str s = azo_s("  \t a b\r\n");
+    (void)state;
+    assert_true(azoi_equal(azoi_trim(s), "a b"));
+    assert_int_equal(azoi_trim(azo_s(" \r\n\t")).len, 0);
+    assert_int_equal(azoi_trim(azoi_view(NULL, 0)).len, 0);
+    assert_true(azoi_equal(azoi_skip(azo_s("abc"), 1), "bc"));
+    assert_int_equal(azoi_skip(azo_s("abc"), 9).len, 0);
+    assert_null(azoi_skip(azoi_view(NULL, 0), 3).ptr);
+    assert_int_equal(azoi_find(azo_s("a:b:c"), ':'), 1);
+    assert_int_equal(azoi_find(azo_s("abc"), ':'), 3);
+    assert_int_equal(azoi_find(azoi_view(NULL, 0), ':'), 0);
+    assert_int_equal(azoi_find(azoi_view("ab\0c", 4), '\0'), 2);
+}
+
+static void views_are_not_read_past(void **state) {
+    test_guard g;
+    azo_str s;
+    uint64_t number;
+    double real;
+    (void)state;
+    test_guard_open(&g, 100);
+    s = test_guard_put(&g, azo_s("12345"));
+    assert_true(azoi_equal(s, "12345"));
+    assert_false(azoi_equal(s, "123456"));
+    assert_false(azoi_starts(s, "123456"));
+    assert_false(azoi_contains_ci(s, "56"));
+    assert_true(azoi_equal(azoi_trim(s), "12345"));
+    assert_int_equal(azoi_find(s, 'x'), 5);
+    assert_true(azoi_parse_u64(s, &number) && number == 12345);
+    assert_true(azoi_parse_double(s, &real) && real == 12345);
+    s = test_guard_put(&g, azo_s("   "));
+    assert_int_equal(azoi_trim(s).len, 0);
+    s = test_guard_put(&g, azo_s(""));
+    assert_int_equal(azoi_trim(s).len, 0);
+    assert_false(azoi_parse_double(s, &real));
+    assert_false(azoi_parse_u64(s, &number));
+    test_guard_close(&g);
+}
+
+static void whole_numbers(void **state) {
+    static const char *const bad[] = {"", "-1", "+1", " 1", "1 ", "1.0", "0x1", "18446744073709551616",
+                                      "99999999999999999999", "1e3", "\xb2"};
+    uint64_t v = 77;
+    size_t i;
+    (void)state;
+    assert_true(azoi_parse_u64(azo_s("0"), &v) && v == 0);
+    assert_true(azoi_parse_u64(azo_s("0007"), &v) && v == 7);
+    assert_true(azoi_parse_u64(azo_s("18446744073709551615"), &v) && v == UINT64_MAX);
+    for (i = 0; i < sizeof bad / sizeof *bad; i++) {
+        if (azoi_parse_u64(azo_s(bad[i]), &v)) {
+            fail_msg("taken for a number: '%s'", bad[i]);
+        }
+    }
+    assert_false(azoi_parse_u64(azoi_view("1\0", 2), &v));
+}
+
+static void reads_doubles(void **state) {
+    static const struct {
+        const char *text;
+        double value;
+    } cases[] = {
+        {"0", 0},
+        {"1", 1},
+        {"-1", -1},
+        {"0.1", 0.1},
+        {"1e22", 1e22},
+        {"1e23", 1e23},
+        {"-12.5E-1", -1.25},
+        {"1E+2", 100},
+        {"123456789012345", 123456789012345.0},
+        {"9007199254740993", 9007199254740992.0}, /* halfway, to even */
+        {"9007199254740993.0000000000000000000000000000000000000000000000000000000000000001", 9007199254740994.0},
+        {"0.30000000000000004", 0.30000000000000004},
+        {"1.7976931348623157e308", DBL_MAX},
+        {"2.2250738585072014e-308", DBL_MIN},
+        {"2.2250738585072011e-308", 2.2250738585072011e-308}, /* where PHP and Java once hung */
+        {"5e-324", 4.9406564584124654e-324},
+        {"2e-324", 0},
+        {"1e-400", 0},
+        {"0e999999999999999999999", 0},
+        {"0.0000000000000000000000000000000000000000000000000000000000000000000000000000001e79", 1},
+        {"100000000000000000000000000000000000000000000000000000000000000000000e-68", 1},
+        {"6.631236846766476e-316", 6.631236846766476e-316},
+        {"0.500000000000000166533453693773481063544750213623046875", 0.5000000000000002},
+    };
+    size_t i;
+    double v;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        v = 77;
+        if (!azoi_parse_double(azo_s(cases[i].text), &v) || memcmp(&v, &cases[i].value, sizeof v) != 0) {
+            fail_msg("%s was read as %.17g", cases[i].text, v);
+        }
+    }
+    assert_true(azoi_parse_double(azo_s("-0"), &v));
+    assert_true(v == 0 && signbit(v));
+    assert_true(azoi_parse_double(azo_s("-0.0e5"), &v));
+    assert_true(v == 0 && signbit(v));
+}
+
+static void refuses_what_is_no_double(void **state) {
+    static const char *const bad[] = {
+        "",    "-",    "+1",  ".5",   "5.",    "01",   "-01",      "1e",         "1e+",   "1e-",      "0x10",  "1,5",
+        "1 ",  " 1",   "nan", "inf",  "NaN",   "-inf", "Infinity", "1.2.3",      "1e5.5", "--1",      "1e400", "-1e400",
+        "1_0", "1e9e", "e5",  "-e5",  "1.e5",  "1f",   "2e308",    "1.8e308",    "\xd9\xa1", "1.7976931348623159e308"};
+    double v;
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof bad / sizeof *bad; i++) {
+        if (azoi_parse_double(azo_s(bad[i]), &v)) {
+            fail_msg("taken for a number: '%s' as %g", bad[i], v);
+        }
+    }
+}
+
+/* More digits than are kept: the last one, far behind, still decides between two doubles. */
+static void every_digit_counts(void **state) {
+    azo_allocator none;
+    azoi_buf b;
+    double v;
+    int i;
+    (void)state;
+    memset(&none, 0, sizeof none);
+    azoi_buf_init(&b, &none, 100000, false);
+    azoi_buf_puts(&b, "9007199254740993.");
+    for (i = 0; i < 5000; i++) {
+        azoi_buf_char(&b, '0');
+    }
+    assert_true(azoi_parse_double(azoi_buf_view(&b), &v));
+    assert_true(v == 9007199254740992.0);
+    azoi_buf_char(&b, '1');
+    assert_true(azoi_parse_double(azoi_buf_view(&b), &v));
+    assert_true(v == 9007199254740994.0);
+    azoi_buf_clear(&b);
+    azoi_buf_char(&b, '1');
+    for (i = 0; i < 3000; i++) {
+        azoi_buf_char(&b, '0');
+    }
+    azoi_buf_puts(&b, "e-3000");
+    assert_true(azoi_parse_double(azoi_buf_view(&b), &v));
+    assert_true(v == 1);
+    azoi_buf_free(&b);
+}
+
+static void prints_doubles(void **state) {
+    static const struct {
+        double value;
+        const char *text;
+    } cases[] = {
+        {0, "0"},
+        {-0.0, "-0"},
+        {1, "1"},
+        {-7, "-7"},
+        {0.2, "0.2"},
+        {0.7, "0.7"},
+        {0.1 + 0.2, "0.30000000000000004"},
+        {1.0 / 3, "0.3333333333333333"},
+        {100, "100"},
+        {100000, "100000"},
+        {123456789012345.0, "123456789012345"},
+        {1e15, "1e+15"},
+        {-2.5, "-2.5"},
+        {1e22, "1e+22"},
+        {1e-7, "1e-07"},
+        {1.5e300, "1.5e+300"},
+        {DBL_MAX, "1.7976931348623157e+308"},
+        {4.9406564584124654e-324, "5e-324"},
+        {9007199254740993.0, "9007199254740992"},
+    };
+    azo_allocator none;
+    azoi_buf b;
+    size_t i;
+    (void)state;
+    memset(&none, 0, sizeof none);
+    azoi_buf_init(&b, &none, 100, false);
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        azoi_buf_clear(&b);
+        azoi_print_double(&b, cases[i].value);
+        assert_string_equal(b.data, cases[i].text);
+    }
+    azoi_buf_clear(&b);
+    azoi_print_double(&b, (double)INFINITY);
+    azoi_print_double(&b, (double)NAN);
+    assert_string_equal(b.data, "nullnull");
+    azoi_buf_free(&b);
+}
+
+static void round_trip(uint64_t bits, azoi_buf *b) {
+    double value;
+    double back;
+    memcpy(&value, &bits, sizeof value);
+    if (!isfinite(value)) {
+        return;
+    }
+    azoi_buf_clear(b);
+    azoi_print_double(b, value);
+    if (!azoi_parse_double(azoi_buf_view(b), &back) || memcmp(&value, &back, sizeof value) != 0) {
+        fail_msg("%.17g was printed as %s and read as %.17g", value, b->data, back);
+    }
+    assert_int_equal(strspn(b->data, "0123456789.e+-"), b->len);
+}
+
+static void round_trips(void) {
+    azo_allocator none;
+    azoi_buf b;
+    uint64_t bits = 88172645463325252u;
+    int i;
+    memset(&none, 0, sizeof none);
+    azoi_buf_init(&b, &none, 100, false);
+    for (i = 0; i < 2000; i++) {
+        bits ^= bits << 13; /* xorshift */
+        bits ^= bits >> 7;
+        bits ^= bits << 17;
+        round_trip(bits, &b);
+        round_trip(bits & 0x800fffffffffffffu, &b);                                     /* subnormal */
+        round_trip((bits & 0x800fffffffffffffu) | (uint64_t)(1023 + i % 60) << 52, &b); /* everyday sizes */
+    }
+    azoi_buf_free(&b);
+}
+
+static void doubles_survive_printing(void **state) {
+    (void)state;
+    round_trips();
+}
+
+/* strtod agrees wherever the C locale is in force: the exactness test for the fast path and the digit handling. */
+static void doubles_agree_with_strtod(void **state) {
+    uint64_t bits = 12345678901u;
+    char text[64];
+    double v;
+    int i;
+    (void)state;
+    for (i = 0; i < 20000; i++) {
+        double expected;
+        int digits = 1 + i % 19;
+        bits ^= bits << 13;
+        bits ^= bits >> 7;
+        bits ^= bits << 17;
+        snprintf(text, sizeof text, "%.*se%d", digits, "1234567890987654321", (int)(bits % 80) - 40);
+        text[digits / 2] = (char)('1' + (int)((bits >> 32) % 9));
+        expected = strtod(text, NULL);
+        assert_true(azoi_parse_double(azo_s(text), &v));
+        assert_memory_equal(&v, &expected, sizeof v);
+    }
+}
+
+static void numbers_ignore_the_locale(void **state) {
+    static const char *const names[] = {"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "de_CH.UTF-8", "de_DE", "fr_FR",
+                                        "pl_PL.UTF-8", "ru_RU.UTF-8", "ps_AF.UTF-8"};
+    char point[16];
+    double v;
+    size_t i;
+    size_t tried = 0;
+    (void)state;
+    for (i = 0; i < sizeof names / sizeof *names; i++) {
+        if (setlocale(LC_ALL, names[i]) == NULL) {
+            continue;
+        }
+        snprintf(point, sizeof point, "%.1f", 0.5);
+        if (strcmp(point, "0.5") == 0) {
+            continue;
+        }
+        tried++;
+        round_trips();
+        assert_true(azoi_parse_double(azo_s("1.25"), &v));
+        assert_true(v == 1.25);
+        assert_true(azoi_parse_double(azo_s("1234567890123456789.25"), &v));
+        assert_true(v == 1234567890123456789.25);
+        assert_false(azoi_parse_double(azo_s("1,25"), &v));
+    }
+    setlocale(LC_ALL, "C");
+    if (tried == 0) {
+        printf("# skip: no locale with a decimal comma is installed\n");
+        skip();
+    }
+}
+
+static void utf8_sequences(void **state) {
+    static const struct {
+        const char *bytes;
+        size_t len;
+        size_t size;
+    } cases[] = {
+        {"a", 1, 1},
+        {"\0", 1, 1},
+        {"\x7f", 1, 1},
+        {"\x80", 1, 0},
+        {"\xbf", 1, 0},
+        {"\xc0\x80", 2, 0}, /* overlong */
+        {"\xc1\xbf", 2, 0},
+        {"\xc2\x80", 2, 2},
+        {"\xc2", 1, 0},
+        {"\xc2 ", 2, 0},
+        {"\xdf\xbf", 2, 2},
+        {"\xe0\x80\x80", 3, 0},
+        {"\xe0\x9f\xbf", 3, 0},
+        {"\xe0\xa0\x80", 3, 3},
+        {"\xe2\x82\xac", 3, 3},
+        {"\xe2\x82", 2, 0},
+        {"\xe2\x82 ", 3, 0},
+        {"\xed\x9f\xbf", 3, 3},
+        {"\xed\xa0\x80", 3, 0}, /* surrogates */
+        {"\xed\xbf\xbf", 3, 0},
+        {"\xee\x80\x80", 3, 3},
+        {"\xef\xbf\xbf", 3, 3},
+        {"\xf0\x80\x80\x80", 4, 0},
+        {"\xf0\x8f\xbf\xbf", 4, 0},
+        {"\xf0\x90\x80\x80", 4, 4},
+        {"\xf0\x9f\x98\x80", 4, 4},
+        {"\xf0\x9f\x98", 3, 0},
+        {"\xf4\x8f\xbf\xbf", 4, 4},
+        {"\xf4\x90\x80\x80", 4, 0}, /* above U+10FFFF */
+        {"\xf5\x80\x80\x80", 4, 0},
+        {"\xff", 1, 0},
+        {"", 0, 0},
+    };
+    test_guard g;
+    size_t i;
+    (void)state;
+    test_guard_open(&g, 16);
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        azo_str s = test_guard_put(&g, azoi_view(cases[i].bytes, cases[i].len));
+        if (azoi_utf8(s.ptr, s.len) != cases[i].size) {
+            fail_msg("case %d", (int)i);
+        }
+    }
+    test_guard_close(&g);
+}
+
+static void utf8_of_every_code(void **state) {
+    uint32_t code;
+    char out[4];
+    (void)state;
+    for (code = 0; code <= 0x110000; code++) {
+        size_t size = azoi_utf8_put(out, code);
+        if ((code >= 0xd800 && code <= 0xdfff) || code > 0x10ffff) {
+            assert_true(size == 3 && memcmp(out, "\xef\xbf\xbd", 3) == 0);
+        } else if (size != azoi_utf8(out, size) ||
+                   size != (code < 0x80 ? 1u : code < 0x800 ? 2u : code < 0x10000 ? 3u : 4u)) {
+            fail_msg("U+%04x", (unsigned)code);
+        }
+    }
+    assert_int_equal(azoi_utf8_put(out, 0x1f600), 4);
+    assert_memory_equal(out, "\xf0\x9f\x98\x80", 4);
+    assert_int_equal(azoi_utf8_put(out, UINT32_MAX), 3);
+}
+
+static void utf8_cut_at_the_end(void **state) {
+    static const char text[] = "a\xc3\xbc\xe2\x82\xac\xf0\x9f\x98\x80";
+    static const size_t whole[] = {0, 1, 1, 3, 3, 3, 6, 6, 6, 6, 10};
+    size_t i;
+    (void)state;
+    for (i = 0; i <= 10; i++) {
+        assert_int_equal(azoi_utf8_cut(text, i), whole[i]);
+    }
+    assert_int_equal(azoi_utf8_cut("\x80\x80\x80\x80\x80", 5), 5); /* was never a sequence */
+    assert_int_equal(azoi_utf8_cut("a\x80", 2), 2);
+}
+
+static void percent_encoding(void **state) {
+    static const char keep[] = "!$&'()*+,;=:@";
+    static const struct {
+        const char *name;
+        const char *segment;
+    } cases[] = {{"gpt-4o.prod_2024", "gpt-4o.prod_2024"},
+                 {"x/y", "x%2Fy"},
+                 {"x?evil=1", "x%3Fevil=1"},
+                 {"x#fragment", "x%23fragment"},
+                 {"%2e%2e", "%252e%252e"},
+                 {"../../admin", "..%2F..%2Fadmin"},
+                 {"\xc3\xbcmlaut name", "%C3%BCmlaut%20name"},
+                 {"~!$&'()*+,;=:@", "~!$&'()*+,;=:@"},
+                 {"\"<>[]\\^`{|}\x7f", "%22%3C%3E%5B%5D%5C%5E%60%7B%7C%7D%7F"},
+                 {"", ""}};
+    azo_allocator none;
+    azoi_buf b;
+    size_t i;
+    (void)state;
+    memset(&none, 0, sizeof none);
+    azoi_buf_init(&b, &none, 1000, false);
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_true(azoi_buf_set(&b, azo_s("")));
+        azoi_percent(&b, azo_s(cases[i].name), keep);
+        assert_string_equal(b.data, cases[i].segment);
+    }
+    azoi_buf_clear(&b);
+    azoi_percent(&b, azoi_view("a\0+\xff", 4), "");
+    assert_string_equal(b.data, "a%00%2B%FF");
+    azoi_buf_free(&b);
+}
+
+static void base64_both_ways(void **state) {
+    static const char *const pairs[][2] = {{"", ""},           {"f", "Zg=="},         {"fo", "Zm8="},
+                                           {"foo", "Zm9v"},    {"foob", "Zm9vYg=="},  {"fooba", "Zm9vYmE="},
+                                           {"foobar", "Zm9vYmFy"}, {"\xff\xfe\xfb", "//77"}, {"\xfb\xf0", "+/A="}};
+    azo_allocator none;
+    azoi_buf b;
+    unsigned char out[16];
+    size_t len;
+    size_t i;
+    (void)state;
+    memset(&none, 0, sizeof none);
+    azoi_buf_init(&b, &none, 1000, false);
+    for (i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        azo_str text = azo_s(pairs[i][1]);
+        assert_true(azoi_buf_set(&b, azo_s("")));
+        azoi_base64(&b, azo_s(pairs[i][0]));
+        assert_string_equal(b.data, pairs[i][1]);
+        assert_true(azoi_base64_decode(text, out, strlen(pairs[i][0]), &len));
+        assert_int_equal(len, strlen(pairs[i][0]));
+        assert_memory_equal(out, pairs[i][0], len);
+        while (text.len > 0 && text.ptr[text.len - 1] == '=') { /* without the padding */
+            text.len--;
+        }
+        assert_true(azoi_base64_decode(text, out, sizeof out, &len));
+        assert_int_equal(len, strlen(pairs[i][0]));
+    }
+    azoi_buf_free(&b);
+}
+
+static void base64_is_checked(void **state) {
+    static const char *const bad[] = {"A", "AAAAA", "A=", "A===", "AA=", "AAA==", "AA===", "AAAA=", "AAAA====", "=",
+                                      "====", "AA=A", "AA==AA==", "AA-_", "AA%3D", "A*AA", "\xc3\xbc\xc3\xbc"};
+    unsigned char out[16];
+    size_t len;
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof bad / sizeof *bad; i++) {
+        if (azoi_base64_decode(azo_s(bad[i]), out, sizeof out, &len)) {
+            fail_msg("taken for base64: %s", bad[i]);
+        }
+    }
+    assert_true(azoi_base64_decode(azo_s(" Z\r\nm9 v\tYg = =\n"), out, sizeof out, &len));
+    assert_int_equal(len, 4);
+    assert_memory_equal(out, "foob", 4);
+    assert_false(azoi_base64_decode(azo_s("Zm9v"), out, 2, &len)); /* too long */
+    assert_false(azoi_base64_decode(azoi_view("AA\0A", 4), out, sizeof out, &len));
+    assert_true(azoi_base64_decode(azo_s("AACAPgAAAL8AAIA/"), out, 12, &len)); /* 0.25, -0.5, 1.0 */
+    assert_int_equal(len, 12);
+    assert_memory_equal(out, "\0\0\x80\x3e\0\0\0\xbf\0\0\x80\x3f", 12);
+}
+
+static void environment_values(void **state) {
+    (void)state;
+    unsetenv("AZO_UNIT_TEXT");
+    assert_null(azoi_env("AZO_UNIT_TEXT").ptr);
+    setenv("AZO_UNIT_TEXT", "", 1);
+    assert_null(azoi_env("AZO_UNIT_TEXT").ptr);
+    setenv("AZO_UNIT_TEXT", " \t\r\n", 1);
+    assert_null(azoi_env("AZO_UNIT_TEXT").ptr);
+    setenv("AZO_UNIT_TEXT", "  a value\r\n", 1);
+    assert_true(azoi_equal(azoi_env("AZO_UNIT_TEXT"), "a value"));
+    unsetenv("AZO_UNIT_TEXT");
+}
+
+/* ---- error ---- */
+
+static void errors_start_clear(void **state) {
+    azo_error e;
+    size_t i;
+    (void)state;
+    memset(&e, 0xa5, sizeof e);
+    azoi_error_clear(&e);
+    assert_int_equal(e.retry_after_ms, -1);
+    e.retry_after_ms = 0;
+    for (i = 0; i < sizeof e; i++) {
+        assert_int_equal(((const char *)&e)[i], 0);
+    }
+}
+
+static void the_first_error_stays(void **state) {
+    azo_error e;
+    (void)state;
+    azoi_error_clear(&e);
+    assert_int_equal(azoi_fail(&e, AZO_ERR_TIMEOUT, "First %d. Then.", 1), AZO_ERR_TIMEOUT);
+    assert_int_equal(azoi_fail(&e, AZO_ERR_JSON, "Second."), AZO_ERR_JSON); /* its own code all the same */
+    assert_int_equal(e.code, AZO_ERR_TIMEOUT);
+    assert_int_equal(e.who, AZO_WHO_MACHINE);
+    assert_string_equal(e.message, "First 1. Then.");
+    assert_int_equal(azoi_fail(NULL, AZO_ERR_JSON, "Nowhere."), AZO_ERR_JSON);
+    assert_int_equal(azoi_memory(NULL), AZO_ERR_MEMORY);
+    azoi_error_clear(&e);
+    assert_int_equal(azoi_memory(&e), AZO_ERR_MEMORY);
+    test_sentences(e.message);
+}
+
+static void messages_are_one_clean_line(void **state) {
+    azo_error e;
+    char longer[1200];
+    size_t i;
+    (void)state;
+    azoi_error_clear(&e);
+    azoi_fail(&e, AZO_ERR_HTTP, "It said \"%s\". Look.", "a\r\nb\tc\x1b[31m\xff\xc2\x9b" "d\x7f \xc3\xbc");
+    assert_string_equal(e.message, "It said \"a  b c?[31m??d? \xc3\xbc\". Look.");
+    for (i = 0; i < sizeof longer - 3; i += 3) {
+        memcpy(longer + i, "\xe2\x82\xac", 3);
+    }
+    longer[i] = '\0';
+    azoi_error_clear(&e);
+    azoi_fail(&e, AZO_ERR_HTTP, "%s", longer); /* 511 bytes hold 170 characters of three bytes */
+    assert_int_equal(strlen(e.message), 510);
+    assert_memory_equal(e.message, longer, 510);
+    azoi_error_clear(&e);
+    azoi_fail(&e, AZO_ERR_HTTP, "x%s", longer);
+    assert_int_equal(strlen(e.message), 511);
+    azoi_error_clear(&e);
+    azoi_fail(&e, AZO_ERR_HTTP, "xx%s", longer);
+    assert_int_equal(strlen(e.message), 509);
+}
+
+static void foreign_text_is_cleaned(void **state) {
+    char out[8];
+    test_guard g;
+    azo_str s;
+    (void)state;
+    test_guard_open(&g, 64);
+    s = test_guard_put(&g, azoi_view("a\0\n\xc3", 4));
+    azoi_clean(out, sizeof out, s);
+    assert_string_equal(out, "a? ?");
+    s = test_guard_put(&g, azo_s("abcdef\xc3\xbc"));
+    azoi_clean(out, sizeof out, s);
+    assert_string_equal(out, "abcdef"); /* not half a character */
+    s = test_guard_put(&g, azo_s("abcde\xc3\xbcgh"));
+    azoi_clean(out, sizeof out, s);
+    assert_string_equal(out, "abcde\xc3\xbc");
+    azoi_clean(out, 1, s);
+    assert_string_equal(out, "");
+    strncpy(out, "keep", sizeof out);
+    azoi_clean(out, 0, s);
+    assert_string_equal(out, "keep");
+    azoi_clean(out, sizeof out, azoi_view(NULL, 0));
+    assert_string_equal(out, "");
+    memcpy(out, "\x01\xc2\x85z\n", 6); /* in place */
+    azoi_clean(out, sizeof out, azo_s(out));
+    assert_string_equal(out, "??z ");
+    test_guard_close(&g);
+}
+
+static void everybody_is_named(void **state) {
+    static const azo_result codes[] = {
+#define CODE(name, value) name,
+        AZO_RESULTS(CODE)
+#undef CODE
+    };
+    int count[AZO_WHO_REPORT + 1];
+    size_t i;
+    (void)state;
+    memset(count, 0, sizeof count);
+    for (i = 0; i < sizeof codes / sizeof *codes; i++) {
+        azo_who who = azoi_who(codes[i]);
+        bool nobody = codes[i] == AZO_OK || codes[i] == AZO_PENDING || codes[i] == AZO_ERR_CANCELLED;
+        assert_int_equal(who == AZO_WHO_NOBODY, nobody);
+        count[who]++;
+    }
+    for (i = 0; i <= AZO_WHO_REPORT; i++) {
+        assert_true(count[i] > 0);
+    }
+    assert_int_equal(azoi_who(AZO_ERR_RATE_LIMIT), AZO_WHO_WAIT);
+    assert_int_equal(azoi_who(AZO_ERR_CONTENT_FILTER), AZO_WHO_PROMPT);
+    assert_int_equal(azoi_who(AZO_ERR_NOT_FOUND), AZO_WHO_RESOURCE);
+    assert_int_equal(azoi_who(AZO_ERR_TOKEN), AZO_WHO_IDENTITY);
+    assert_int_equal(azoi_who(AZO_ERR_JSON), AZO_WHO_REPORT);
+    assert_int_equal(azoi_who(AZO_ERR_ARGUMENT), AZO_WHO_PROGRAM);
+    assert_int_equal(azoi_who(AZO_ERR_TLS_VERIFY), AZO_WHO_MACHINE);
+}
+
+/* ---- time ---- */
+
+static void clocks_run(void **state) {
+    int64_t first = azoi_default_monotonic(NULL);
+    int64_t unix_now = azoi_default_unix(NULL);
+    (void)state;
+    assert_true(azoi_default_monotonic(NULL) >= first);
+    assert_true(unix_now >= (int64_t)time(NULL) - 5 && unix_now <= (int64_t)time(NULL));
+}
+
+static void deadlines(void **state) {
+    (void)state;
+    assert_int_equal(azoi_deadline(1000, 50), 1050);
+    assert_int_equal(azoi_deadline(1000, 0), 1000);
+    assert_true(azoi_deadline(1000, AZO_OFF) == AZOI_NEVER);
+    assert_true(azoi_deadline(AZOI_NEVER - 5, 10) == AZOI_NEVER);
+    assert_true(azoi_deadline(-5, INT32_MAX) == (int64_t)INT32_MAX - 5);
+    assert_int_equal(azoi_left(1000, 1050), 50);
+    assert_int_equal(azoi_left(1000, 1000), 0);
+    assert_int_equal(azoi_left(1000, 7), 0);
+    assert_int_equal(azoi_left(1000, AZOI_NEVER), -1);
+    assert_int_equal(azoi_left(0, AZOI_NEVER - 1), INT32_MAX);
+    assert_int_equal(azoi_left(INT64_MIN, AZOI_NEVER - 1), INT32_MAX);
+    assert_int_equal(azoi_left(INT64_MIN, INT64_MIN + 3), 3);
+    assert_int_equal(azoi_left(0, INT32_MAX), INT32_MAX);
+    assert_int_equal(azoi_left(0, (int64_t)INT32_MAX + 1), INT32_MAX);
+}
+
+static void http_dates(void **state) {
+    static const struct {
+        const char *text;
+        int64_t seconds;
+    } cases[] = {
+        {"Sun, 06 Nov 1994 08:49:37 GMT", 784111777},
+        {"Sunday, 06-Nov-94 08:49:37 GMT", 784111777},
+        {"Sun Nov  6 08:49:37 1994", 784111777},
+        {"  Sun, 06 Nov 1994 08:49:37 GMT\t", 784111777},
+        {"Thu, 01 Jan 1970 00:00:00 GMT", 0},
+        {"Thu Jan  1 00:00:00 1970", 0},
+        {"Thu, 29 Feb 2024 23:59:59 GMT", 1709251199},
+        {"Tue, 29 Feb 2000 00:00:00 GMT", 951782400},
+        {"Sun, 31 Dec 2028 23:59:60 GMT", 1861920000}, /* a leap second */
+        {"Tue Nov 24 21:24:05 2026", 1795555445},
+        {"Tuesday, 24-Nov-26 21:24:05 GMT", 1795555445},
+        {"Wednesday, 31-Dec-69 00:00:00 GMT", 3155673600}, /* 2069 */
+        {"Saturday, 01-Jan-00 00:00:00 GMT", 946684800},
+        {"Fri, 31 Dec 9999 23:59:59 GMT", 253402300799},
+    };
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int64_t got = azoi_http_date(azo_s(cases[i].text));
+        if (got != cases[i].seconds) {
+            fail_msg("%s was read as %ld", cases[i].text, (long)got);
+        }
+    }
+}
+
+static void every_day_counts(void **state) {
+    static const char *const months[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                         "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+    static const int days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    int64_t expected = 0;
+    char text[64];
+    int year;
+    int month;
+    int day;
+    (void)state;
+    for (year = 1970; year < 2110; year++) {
+        bool leap = year % 4 == 0 && year != 2100;
+        for (month = 0; month < 12; month++) {
+            int last = days[month] + (leap && month == 1 ? 1 : 0);
+            for (day = 1; day <= last; day++) {
+                snprintf(text, sizeof text, "Mon, %02d %s %d 00:00:00 GMT", day, months[month], year);
+                assert_int_equal(azoi_http_date(azo_s(text)), expected);
+                expected += 86400;
+            }
+            snprintf(text, sizeof text, "Mon, %02d %s %d 00:00:00 GMT", last + 1, months[month], year);
+            assert_int_equal(azoi_http_date(azo_s(text)), -1);
+        }
+    }
+}
+
+static void what_is_no_date(void **state) {
+    static const char *const bad[] = {"",
+                                      "0",
+                                      "12",
+                                      "Sun",
+                                      "Sun, 06 Nov 1994 08:49:37",
+                                      "Sun, 06 Nov 1994 08:49:37 CET",
+                                      "Sun, 06 Nov 1994 08:49:37 GMT+1",
+                                      "Sun, 6 Nov 1994 08:49:37 GMT",
+                                      "Sun, 06 Nov 94 08:49:37 GMT",
+                                      "Sun, 06-Nov-94 08:49:37 GMT",
+                                      "Sunday, 06-Nov-1994 08:49:37 GMT",
+                                      "Sonntag, 06-Nov-94 08:49:37 GMT",
+                                      "Sun, 00 Nov 1994 08:49:37 GMT",
+                                      "Sun, 31 Nov 1994 08:49:37 GMT",
+                                      "Sun, 29 Feb 1900 08:49:37 GMT",
+                                      "Sun, 29 Feb 2023 08:49:37 GMT",
+                                      "Sun, 06 Nov 1969 08:49:37 GMT",
+                                      "Sun, 06 Nov 0000 08:49:37 GMT",
+                                      "Sun, 06 Xyz 1994 08:49:37 GMT",
+                                      "Sun, 06 anF 1994 08:49:37 GMT",
+                                      "Xyz, 06 Nov 1994 08:49:37 GMT",
+                                      "Sun, 06 Nov 1994 24:49:37 GMT",
+                                      "Sun, 06 Nov 1994 08:60:37 GMT",
+                                      "Sun, 06 Nov 1994 08:49:61 GMT",
+                                      "Sun, 06 Nov 1994 08-49-37 GMT",
+                                      "Sun, 06 Nov 1994 8:49:37 GMT",
+                                      "Sun, +6 Nov 1994 08:49:37 GMT",
+                                      "Sun Nov 06 08:49:37 94",
+                                      "Sun Nov 6 08:49:37 1994",
+                                      "Sun Nov  6 08:49:37 1994 GMT",
+                                      "1994-11-06T08:49:37Z"};
+    test_guard g;
+    size_t i;
+    (void)state;
+    test_guard_open(&g, 64);
+    for (i = 0; i < sizeof bad / sizeof *bad; i++) {
+        if (azoi_http_date(azo_s(bad[i])) != -1) {
+            fail_msg("taken for a date: %s", bad[i]);
+        }
+    }
+    for (i = 0; i < 29; i++) { /* every shorter one */
+        azo_str cut = azoi_view("Sun, 06 Nov 1994 08:49:37 GMT", i);
+        assert_int_equal(azoi_http_date(test_guard_put(&g, cut)), -1);
+    }
+    for (i = 0; i < 24; i++) {
+        assert_int_equal(azoi_http_date(test_guard_put(&g, azoi_view("Sun Nov  6 08:49:37 1994", i))), -1);
+    }
+    test_guard_close(&g);
+}
+
+static void waits_that_are_asked_for(void **state) {
+    static const struct {
+        const char *headers;
+        int status;
+        int32_t ms;
+    } cases[] = {
+        {"", 429, -1},
+        {"Other: 1\r\n", 429, -1},
+        {"Retry-After: 12\r\n", 429, 12000},
+        {"Retry-After: 12\r\n", 503, 12000},
+        {"RETRY-AFTER:12\n", 503, 12000},
+        {"retry-after: 1.5\r\n", 429, 1500},
+        {"retry-after: 0.0001\r\n", 429, 1}, /* rounded up */
+        {"retry-after: .25\r\n", 429, 250},
+        {"retry-after: 2.\r\n", 429, 2000},
+        {"retry-after: 1.00000000000000000000\r\n", 429, 1000},
+        {"retry-after-ms: 250\r\nretry-after: 12\r\n", 429, 250},
+        {"retry-after: 12\r\nretry-after-ms: 250\r\n", 429, 250},
+        {"retry-after-ms: 250.2\r\n", 429, 251},
+        {"x-ms-retry-after-ms: 300\r\nretry-after: 12\r\n", 429, 300},
+        {"x-ms-retry-after-ms: 300\r\nretry-after-ms: 200\r\n", 429, 200},
+        {"retry-after-ms: 0\r\nretry-after: 3\r\n", 429, 3000},
+        {"retry-after-ms: soon\r\nx-ms-retry-after-ms: -1\r\nretry-after: 3\r\n", 429, 3000},
+        {"retry-after: 0\r\n", 429, -1},
+        {"retry-after: 0.0\r\n", 429, -1},
+        {"retry-after: -5\r\n", 429, -1},
+        {"retry-after: NaN\r\n", 429, -1},
+        {"retry-after: inf\r\n", 429, -1},
+        {"retry-after: 1e3\r\n", 429, -1},
+        {"retry-after: 0x10\r\n", 429, -1},
+        {"retry-after: 1 2\r\n", 429, -1},
+        {"retry-after: 1.2.3\r\n", 429, -1},
+        {"retry-after: .\r\n", 429, -1},
+        {"retry-after: \r\n", 429, -1},
+        {"retry-after: 2147483\r\n", 429, 2147483000},
+        {"retry-after: 2147484\r\n", 429, INT32_MAX},
+        {"retry-after: 99999999999999999999999999999\r\n", 429, INT32_MAX},
+        {"retry-after-ms: 2147483647\r\n", 429, INT32_MAX},
+        {"retry-after-ms: 2147483648\r\n", 429, INT32_MAX},
+        {"retry-after: Sun, 06 Nov 1994 08:49:57 GMT\r\n", 429, 20000},
+        {"retry-after: Sunday, 06-Nov-94 08:49:57 GMT\r\n", 503, 20000},
+        {"retry-after: Sun Nov  6 08:49:57 1994\r\n", 429, 20000},
+        {"retry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n", 429, -1}, /* now */
+        {"retry-after: Sun, 06 Nov 1994 08:49:00 GMT\r\n", 429, -1}, /* over */
+        {"retry-after: Fri, 31 Dec 9999 23:59:59 GMT\r\n", 429, INT32_MAX},
+        {"x-ratelimit-reset-tokens: 10\r\n", 429, 10000},
+        {"x-ratelimit-reset-tokens: 10\r\n", 503, -1},
+        {"x-rate-limit-reset-tokens: 7\r\n", 429, 7000},
+        {"x-rate-limit-reset-tokens: 7\r\n", 500, -1},
+        {"x-rate-limit-reset-tokens: 7\r\nx-ratelimit-reset-tokens: 10\r\n", 429, 10000},
+        {"x-ratelimit-reset-tokens: 6m0s\r\nx-rate-limit-reset-tokens: 7\r\n", 429, 7000},
+        {"x-ratelimit-reset-tokens: 17ms\r\n", 429, -1},
+        {"retry-after: 3\r\nx-ratelimit-reset-tokens: 10\r\n", 429, 3000},
+    };
+    test_guard g;
+    size_t i;
+    (void)state;
+    test_guard_open(&g, 256);
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        azo_str headers = test_guard_put(&g, azo_s(cases[i].headers));
+        int32_t ms = azoi_retry_after(headers, cases[i].status, 784111777);
+        if (ms != cases[i].ms) {
+            fail_msg("%d, not %d: %s", (int)ms, (int)cases[i].ms, cases[i].headers);
+        }
+    }
+    test_guard_close(&g);
+    /* without a clock a date says nothing */
+    assert_int_equal(azoi_retry_after(azo_s("retry-after: Sun, 06 Nov 1994 08:49:57 GMT\r\n"), 429, 0), -1);
+    assert_int_equal(azoi_retry_after(azo_s("retry-after: 4\r\n"), 429, 0), 4000);
+}
+
+static void backoff_doubles(void **state) {
+    azoi_policy p;
+    int attempt;
+    (void)state;
+    memset(&p, 0, sizeof p);
+    p.first_wait = 500;
+    p.max_wait = 8000;
+    assert_int_equal(azoi_backoff(&p, 0, 0), 500);
+    assert_int_equal(azoi_backoff(&p, 1, 0), 1000);
+    assert_int_equal(azoi_backoff(&p, 4, 0), 8000);
+    assert_int_equal(azoi_backoff(&p, 5, 0), 8000);
+    assert_int_equal(azoi_backoff(&p, INT_MAX, 0), 8000);
+    assert_int_equal(azoi_backoff(&p, -1, 0), 500);
+    assert_int_equal(azoi_backoff(&p, 0, UINT32_MAX), 376); /* a quarter less, not quite */
+    assert_int_equal(azoi_backoff(&p, 0, UINT32_MAX / 2), 438);
+    p.max_wait = INT32_MAX;
+    p.first_wait = INT32_MAX;
+    for (attempt = 0; attempt < 3; attempt++) {
+        assert_int_equal(azoi_backoff(&p, attempt, 0), INT32_MAX);
+        assert_true(azoi_backoff(&p, attempt, UINT32_MAX) >= INT32_MAX / 4 * 3);
+    }
+    p.first_wait = 1000;
+    p.max_wait = 300;
+    assert_int_equal(azoi_backoff(&p, 0, 0), 300);
+    p.first_wait = 0;
+    assert_int_equal(azoi_backoff(&p, 3, 5), 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(wipe_clears_every_byte),
+        cmocka_unit_test(sizes_are_checked),
+        cmocka_unit_test(allocations_are_zeroed_and_sized),
+        cmocka_unit_test(the_built_in_allocator_is_all_zero),
+        cmocka_unit_test(buf_writes_text),
+        cmocka_unit_test(buf_writes_integers),
+        cmocka_unit_test(buf_stops_at_its_limit),
+        cmocka_unit_test(buf_limit_zero_takes_only_nothing),
+        cmocka_unit_test(buf_reserve_keeps_the_place),
+        cmocka_unit_test(buf_grows_in_few_steps),
+        cmocka_unit_test(buf_wipes_secrets),
+        cmocka_unit_test(the_secret_check_works),
+        cmocka_unit_test(buf_survives_every_failure),
+        cmocka_unit_test(classes_of_characters),
+        cmocka_unit_test(comparisons),
+        cmocka_unit_test(cutting_views),
+        cmocka_unit_test(views_are_not_read_past),
+        cmocka_unit_test(whole_numbers),
+        cmocka_unit_test(reads_doubles),
+        cmocka_unit_test(refuses_what_is_no_double),
+        cmocka_unit_test(every_digit_counts),
+        cmocka_unit_test(prints_doubles),
+        cmocka_unit_test(doubles_survive_printing),
+        cmocka_unit_test(doubles_agree_with_strtod),
+        cmocka_unit_test(numbers_ignore_the_locale),
+        cmocka_unit_test(utf8_sequences),
+        cmocka_unit_test(utf8_of_every_code),
+        cmocka_unit_test(utf8_cut_at_the_end),
+        cmocka_unit_test(percent_encoding),
+        cmocka_unit_test(base64_both_ways),
+        cmocka_unit_test(base64_is_checked),
+        cmocka_unit_test(environment_values),
+        cmocka_unit_test(errors_start_clear),
+        cmocka_unit_test(the_first_error_stays),
+        cmocka_unit_test(messages_are_one_clean_line),
+        cmocka_unit_test(foreign_text_is_cleaned),
+        cmocka_unit_test(everybody_is_named),
+        cmocka_unit_test(clocks_run),
+        cmocka_unit_test(deadlines),
+        cmocka_unit_test(http_dates),
+        cmocka_unit_test(every_day_counts),
+        cmocka_unit_test(what_is_no_date),
+        cmocka_unit_test(waits_that_are_asked_for),
+        cmocka_unit_test(backoff_doubles),
+    };
+    return cmocka_run_group_tests_name("text", tests, NULL, NULL);
+}
