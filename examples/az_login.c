@@ -221,7 +221,7 @@ static azo_result az_fail(az_login *login, azo_token_answer *answer, const char 
 
 /* Says why the command failed, with the first line of what it said itself. */
 static azo_result az_explain(az_login *login, const az_run *run, azo_token_answer *answer) {
-    int code = WIFEXITED(run->status) ? WEXITSTATUS(run->status) : -1;
+    int code = WIFEXITED(run->status) ? WEXITSTATUS(run->status) : 128 + WTERMSIG(run->status); /* as a shell has it */
     if (code == AZ_NOT_INSTALLED) {
         return az_fail(login, answer, "The Azure CLI is not installed: there is no `az` on the PATH",
                        "Install it and run az login, or use another identity.");

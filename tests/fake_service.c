@@ -740,6 +740,8 @@ typedef struct connection {
     bool dropped;  /* is to end, being idle */
     bool ended;    /* has told the peer so */
     bool finished; /* its thread has nothing left to do */
+    bool in_hand;  /* has a request that is not settled */
+    int status;    /* of its answer, 0 as long as there is none */
     ending ending;
     pthread_t thread;
     mbedtls_ssl_context tls;
@@ -1330,7 +1332,7 @@ static void find_framing(seen_entry *e) {
     }
     bool sends = strcmp(e->seen.method, "POST") == 0 || strcmp(e->seen.method, "PUT") == 0;
     if (sends && length == NULL && coding == NULL) {
-        blame(e, 411, "neither Content-Length nor Transfer-Encoding says where the body ends");
+        blame_framing(e, 411, "neither Content-Length nor Transfer-Encoding says where the body ends");
     }
     if (strcmp(e->seen.method, "GET") == 0 && (e->chunked || e->content_length > 0)) {
         blame(e, 400, "GET has a body");
@@ -1571,9 +1573,58 @@ static size_t piece_end(const fake_reply *shape, const char *body, size_t len, s
     return shape->events_per_chunk > 0 ? after_events(body, len, at, shape->events_per_chunk) : len;
 }
 
+/* A request comes into hand, or leaves it. */
+static void count_active(fake *f, fake_role role, bool more) {
+    lock(f);
+    role_state *r = &f->roles[role];
+    r->active = more ? r->active + 1 : r->active - 1;
+    r->most_active = r->active > r->most_active ? r->active : r->most_active;
+    unlock(f);
+}
+
+static void log_answer(connection *c, const seen_entry *e) {
+    fake *f = c->owner;
+    text line = {0};
+    text_printf(&line, "{\"at_ms\":%ld,\"role\":\"%s\",\"connection\":%u,\"tls\":\"%s\",\"status\":%d,\"method\":",
+                e->seen.at_ms, role_names[c->role], c->number, e->tls, c->status);
+    json_quote_string(&line, e->seen.method);
+    text_puts(&line, ",\"target\":");
+    json_quote_string(&line, e->seen.target);
+    text_puts(&line, ",\"headers\":[");
+    for (size_t i = 0; i < e->seen.header_count; i++) {
+        text header = {0};
+        text_printf(&header, "%s: %s", e->headers[i].name, e->headers[i].value);
+        text_puts(&line, i > 0 ? "," : "");
+        json_quote(&line, header.data, header.len);
+        text_free(&header);
+    }
+    text_printf(&line, "],\"body_len\":%zu,\"body\":", e->body.len);
+    json_quote(&line, e->body.data, e->body.len < MAX_LOGGED_BODY ? e->body.len : MAX_LOGGED_BODY);
+    text_printf(&line, ",\"took_ms\":%ld}\n", now_ms() - f->started_ms - e->seen.at_ms);
+    lock(f);
+    (void)fwrite(line.data, 1, line.len, f->log);
+    (void)fflush(f->log);
+    unlock(f);
+    text_free(&line);
+}
+
+/* The request leaves the hand, and is logged. That comes before the last byte of the answer, so that whoever has seen
+ * the answer sees this too. */
+static void settle(connection *c, const seen_entry *e) {
+    if (!c->in_hand) {
+        return;
+    }
+    c->in_hand = false;
+    count_active(c->owner, c->role, false);
+    if (c->owner->log != NULL && c->status != 0) {
+        log_answer(c, e);
+    }
+}
+
 /* A reply on its way out. */
 typedef struct outgoing {
     connection *c;
+    const seen_entry *entry;
     const fake_reply *shape;
     const char *body;
     size_t len;
@@ -1628,6 +1679,7 @@ static bool send_pieces(outgoing *o) {
     if (o->chunked && !cut) {
         add_last_chunk(o);
     }
+    settle(o->c, o->entry);
     return flush_bytes(o);
 }
 
@@ -1686,7 +1738,7 @@ static bool add_head(text *out, const fake_reply *reply, size_t body_len) {
 
 /* Sends a whole reply; true if the connection goes on. */
 static bool send_reply(connection *c, const seen_entry *e, const fake_reply *reply) {
-    outgoing o = {.c = c, .shape = reply, .body = reply->body, .len = reply->body_len};
+    outgoing o = {.c = c, .entry = e, .shape = reply, .body = reply->body, .len = reply->body_len};
     bool goes_on = !e->unreadable && !says_close(strchr(e->head, '\n') + 1);
     if (reply->interim_100) {
         text_puts(&o.bytes, "HTTP/1.1 100 Continue\r\n\r\n");
@@ -3974,44 +4026,6 @@ static script *take_script(fake *f, fake_role role) {
     return s;
 }
 
-/* A request comes into hand, or leaves it. */
-static void count_active(fake *f, fake_role role, bool more) {
-    lock(f);
-    role_state *r = &f->roles[role];
-    r->active = more ? r->active + 1 : r->active - 1;
-    r->most_active = r->active > r->most_active ? r->active : r->most_active;
-    unlock(f);
-}
-
-static void log_answer(connection *c, const seen_entry *e, int status) {
-    fake *f = c->owner;
-    if (f->log == NULL) {
-        return;
-    }
-    text line = {0};
-    text_printf(&line, "{\"at_ms\":%ld,\"role\":\"%s\",\"connection\":%u,\"tls\":\"%s\",\"status\":%d,\"method\":",
-                e->seen.at_ms, role_names[c->role], c->number, e->tls, status);
-    json_quote_string(&line, e->seen.method);
-    text_puts(&line, ",\"target\":");
-    json_quote_string(&line, e->seen.target);
-    text_puts(&line, ",\"headers\":[");
-    for (size_t i = 0; i < e->seen.header_count; i++) {
-        text header = {0};
-        text_printf(&header, "%s: %s", e->headers[i].name, e->headers[i].value);
-        text_puts(&line, i > 0 ? "," : "");
-        json_quote(&line, header.data, header.len);
-        text_free(&header);
-    }
-    text_printf(&line, "],\"body_len\":%zu,\"body\":", e->body.len);
-    json_quote(&line, e->body.data, e->body.len < MAX_LOGGED_BODY ? e->body.len : MAX_LOGGED_BODY);
-    text_printf(&line, ",\"took_ms\":%ld}\n", now_ms() - f->started_ms - e->seen.at_ms);
-    lock(f);
-    (void)fwrite(line.data, 1, line.len, f->log);
-    (void)fflush(f->log);
-    unlock(f);
-    text_free(&line);
-}
-
 static void make_answer(fake *f, fake_role role, const seen_entry *e, answer *a) {
     switch (role) {
     case FAKE_ENTRA:
@@ -4043,14 +4057,13 @@ static bool answer_request(connection *c, const seen_entry *e, const script *s) 
         return false;
     }
     if (reply != NULL && !reply->pass) {
-        bool goes_on = send_reply(c, e, reply);
-        log_answer(c, e, scripted_status(reply));
-        return goes_on;
+        c->status = scripted_status(reply);
+        return send_reply(c, e, reply);
     }
     answer a = {0};
     make_answer(c->owner, c->role, e, &a);
+    c->status = a.status;
     bool goes_on = send_answer(c, e, &a, reply);
-    log_answer(c, e, a.status);
     answer_free(&a);
     return goes_on;
 }
@@ -4079,13 +4092,15 @@ static bool serve_request(connection *c) {
     }
     script *s = e->unreadable ? NULL : take_script(f, c->role);
     count_active(f, c->role, true);
+    c->in_hand = true;
+    c->status = 0;
     bool complete = receive_rest(c, e, s);
     bool goes_on = false;
     if (complete) {
         record(c, e);
         goes_on = answer_request(c, e, s);
     }
-    count_active(f, c->role, false);
+    settle(c, e);
     script_free(s);
     if (!complete || f->counts_only) {
         entry_free(e);

@@ -424,7 +424,7 @@ static void *peer_run(void *user_data) {
     case ECHO_BYTES:
         while (got > 0) {
             (void)!send(fd, bytes, (size_t)got, MSG_NOSIGNAL);
-            got = readable(fd) && bytes[got - 1] != '.' ? recv(fd, bytes, sizeof bytes, 0) : 0;
+            got = bytes[got - 1] != '.' && readable(fd) ? recv(fd, bytes, sizeof bytes, 0) : 0;
         }
         break;
     case SAY_HTTP:
@@ -737,9 +737,12 @@ static void test_refused(void **state) {
 
 static void test_unresolvable(void **state) {
     (void)state;
+    char host[70]; /* a label has at most 63 characters, so that no name server is asked */
+    memset(host, 'x', sizeof host - 1);
+    host[sizeof host - 1] = '\0';
     client *c = client_trusting(NULL);
-    assert_int_equal(client_connect(c, "no..name", 443), AZO_ERR_RESOLVE);
-    check_error(c, AZO_ERR_RESOLVE, "no..name"[0] == 'n' ? "does not resolve (getaddrinfo -" : "");
+    assert_int_equal(client_connect(c, host, 443), AZO_ERR_RESOLVE);
+    check_error(c, AZO_ERR_RESOLVE, "does not resolve (getaddrinfo -");
     assert_int_not_equal(c->error.sys_errno, 0);
     azoi_stream_close(&c->stream);
     client_free(c);
@@ -1422,6 +1425,7 @@ static void test_ssl_cert_file(void **state) {
     client *explicit_one = client_trusting("other_ca.pem");
     unsetenv("SSL_CERT_FILE");
     assert_int_equal(client_tls(c, "localhost", s.port), AZO_OK);
+    azoi_stream_close(&c->stream);
     assert_int_equal(client_tls(explicit_one, "localhost", s.port), AZO_ERR_TLS_VERIFY);
     client_free(c);
     client_free(explicit_one);
@@ -1470,7 +1474,6 @@ static void test_scan_in_pieces(void **state) {
     azoi_scan *z = (azoi_scan *)malloc(sizeof *z);
     mbedtls_x509_crt leaf;
     assert_non_null(z);
-    assert_int_equal(azoi_tls_setup(&client_trusting("ca.pem")->net, NULL) == AZO_OK, true);
     parse_first(&leaf, leaf_pem);
     for (size_t i = 0; i < COUNT(steps); i++) {
         assert_int_equal(scan(z, &leaf, bundle, len, steps[i]), 1);
@@ -1653,7 +1656,6 @@ static void check_alert(const char *options, const char *part) {
 
 static void test_alerts(void **state) {
     (void)state;
-    check_alert("-www -tls1_1 -cipher DEFAULT@SECLEVEL=0", "(alert 70,");
     check_alert("-www -alpn h2", "does not speak HTTP/1.1");
     check_alert("-www -tls1_2 -cipher AES128-SHA", "(alert 40,"); /* no forward secrecy: not offered */
     check_alert("-www -tls1_2 -Verify 1", "(alert 40,");
@@ -1662,6 +1664,17 @@ static void test_alerts(void **state) {
 #else
     check_alert("-www -tls1_3", "the only version of this mbedTLS");
 #endif
+}
+
+static void test_old_version(void **state) {
+    (void)state;
+    server s = server_start("server", "-www -tls1_1 -cipher DEFAULT@SECLEVEL=0");
+    client *c = client_trusting("ca.pem");
+    assert_int_equal(client_tls(c, "localhost", s.port), AZO_ERR_TLS);
+    check_error(c, AZO_ERR_TLS, "TLS 1.2");
+    assert_true(c->error.tls_code == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE || azoi_tls_is_version_error(c->error.tls_code));
+    client_free(c);
+    server_stop(&s);
 }
 
 static void test_curves(void **state) {
@@ -1815,6 +1828,7 @@ int main(void) {
         cmocka_unit_test(test_hang_up),
         cmocka_unit_test(test_reset_in_handshake),
         cmocka_unit_test(test_alerts),
+        cmocka_unit_test(test_old_version),
         cmocka_unit_test(test_curves),
         cmocka_unit_test(test_verify_sentences),
         cmocka_unit_test(test_without_error),
@@ -1822,5 +1836,8 @@ int main(void) {
         cmocka_unit_test(test_open_without_memory),
     };
     unsetenv("SSL_CERT_FILE");
+#if AZOI_PSA
+    psa_crypto_init(); /* some tests parse certificates by themselves */
+#endif
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -21,14 +21,14 @@ enum { ENTRA = 0, IMDS = 1, SERVICE = 2, ROLES = 3, FIRST_PORT = 7001, MAX_ANSWE
 
 typedef enum answer_mode { ANSWER, REFUSE, BLACK_HOLE, SILENT, RESET } answer_mode;
 
-typedef struct answer {
+typedef struct script {
     answer_mode mode;
     int delay_ms;
     char *raw;
-} answer;
+} script;
 
 typedef struct peer {
-    answer answers[MAX_ANSWERS];
+    script answers[MAX_ANSWERS];
     size_t pushed;
     size_t used;
     char *seen[MAX_SEEN]; /* requests, head and body */
@@ -86,7 +86,7 @@ static int wire_connect(void *conn, void *user_data) {
 /* Answers the request that is now complete. */
 static void wire_serve(wire *c) {
     peer *p = c->to;
-    const answer *a;
+    const script *a;
     assert_true(p->count < MAX_SEEN);
     p->seen[p->count++] = c->in.text;
     memset(&c->in, 0, sizeof c->in);
@@ -274,26 +274,26 @@ static void world_end(world *w) {
     clear_env();
 }
 
-static answer *push(world *w, int role, answer_mode mode) {
+static script *push(world *w, int role, answer_mode mode) {
     peer *p = &w->peers[role];
-    answer *a = &p->answers[p->pushed++];
+    script *a = &p->answers[p->pushed++];
     assert_true(p->pushed <= MAX_ANSWERS);
     memset(a, 0, sizeof *a);
     a->mode = mode;
     return a;
 }
 
-static answer *push_raw(world *w, int role, const char *raw) {
-    answer *a = push(w, role, ANSWER);
+static script *push_raw(world *w, int role, const char *raw) {
+    script *a = push(w, role, ANSWER);
     a->raw = (char *)malloc(strlen(raw) + 1);
     assert_non_null(a->raw);
     strcpy(a->raw, raw);
     return a;
 }
 
-static answer *push_reply(world *w, int role, int status, const char *headers, const char *body) {
+static script *push_reply(world *w, int role, int status, const char *headers, const char *body) {
     test_notes raw;
-    answer *a;
+    script *a;
     memset(&raw, 0, sizeof raw);
     test_note(&raw, "HTTP/1.1 %d Whatever\r\n%sContent-Length: %lu\r\n\r\n", status, headers,
               (unsigned long)strlen(body));
@@ -303,7 +303,7 @@ static answer *push_reply(world *w, int role, int status, const char *headers, c
     return a;
 }
 
-static answer *push_token(world *w, int role, const char *token, int lifetime_s) {
+static script *push_token(world *w, int role, const char *token, int lifetime_s) {
     char body[256];
     snprintf(body, sizeof body, "{\"token_type\":\"Bearer\",\"expires_in\":%d,\"access_token\":\"%s\"}", lifetime_s, token);
     return push_reply(w, role, 200, "", body);
@@ -474,6 +474,12 @@ static azo_error want_failure(world *w, azo_result code) {
 static void want_text(const char *text, const char *part) {
     if (strstr(text, part) == NULL) {
         fail_msg("\"%s\" is not in \"%s\"", part, text);
+    }
+}
+
+static void want_start(const char *text, const char *start) {
+    if (strncmp(text, start, strlen(start)) != 0) {
+        fail_msg("\"%s\" does not begin \"%s\"", start, text);
     }
 }
 
@@ -800,7 +806,7 @@ static void test_entra_request(void **state) { /* E1 */
     assert_in_range(p.expires_in_s, 3590, 3599);
     drop(&p);
     const char *request = seen(&w, ENTRA, 0);
-    assert_int_equal(strncmp(request, "POST /" TENANT "/oauth2/v2.0/token HTTP/1.1\r\n", 72), 0);
+    want_start(request, "POST /" TENANT "/oauth2/v2.0/token HTTP/1.1\r\n");
     want_text(request, "\r\nHost: 127.0.0.1:7001\r\n");
     want_text(request, "\r\nContent-Type: application/x-www-form-urlencoded\r\n");
     want_text(request, "\r\nAccept: application/json\r\n");
@@ -913,7 +919,7 @@ static void test_entra_refusal(void **state) { /* E4 */
     assert_string_equal(e.request_id, "t");
     assert_string_equal(e.detail, "AADSTS7000215: synthetic.  Trace ID: t  Correlation ID: c  Timestamp: 2026-01-02 "
                                   "03:04:05Z");
-    assert_int_equal(strncmp(e.message, "Entra ID rejected the client secret (AADSTS7000215, HTTP 401). ", 63), 0);
+    want_start(e.message, "Entra ID rejected the client secret (AADSTS7000215, HTTP 401). ");
     assert_int_equal(count(&w, ENTRA), 1);
     assert_int_equal(w.peers[IMDS].opened, 0); /* another identity is not an answer to a wrong secret */
     world_end(&w);
@@ -1092,8 +1098,8 @@ static void test_imds_request(void **state) { /* I1, I2 */
         assert_string_equal(p.token, "tok.I1");
         assert_string_equal(p.source, "managed identity");
         drop(&p);
-        snprintf(line, sizeof line, "GET " TOKEN_TARGET "%s HTTP/1.1\r\n", suffix[i]);
-        assert_int_equal(strncmp(seen(&w, IMDS, 0), line, strlen(line)), 0);
+        snprintf(line, sizeof line, "GET %s%s HTTP/1.1\r\n", TOKEN_TARGET, suffix[i]);
+        want_start(seen(&w, IMDS, 0), line);
         want_text(seen(&w, IMDS, 0), "\r\nMetadata: true\r\n");
         assert_null(strstr(seen(&w, IMDS, 0), "X-Forwarded-For"));
         assert_int_equal(w.client->slots->refresh_at - w.client->slots->fetch_sent_at, 43199000);
@@ -1554,7 +1560,7 @@ static void test_twenty_401(void **state) { /* D6.4 and D2 */
         push_token(&w, ENTRA, "tok.A", 3600);
         push_token(&w, ENTRA, same ? "tok.A" : "tok.B", 3600)->delay_ms = 20;
         for (int i = 0; i < 20; i++) {
-            push_reply(&w, SERVICE, 401, "", D1_BODY)->delay_ms = i;
+            push_reply(&w, SERVICE, 401, "", D1_BODY)->delay_ms = 1 + i;
             begin_call(&w, &p[i]);
         }
         run_for(&w, 15);
@@ -1562,7 +1568,10 @@ static void test_twenty_401(void **state) { /* D6.4 and D2 */
             push_reply(&w, SERVICE, 200, "", "ok");
         }
         for (int i = 0; i < 20; i++) {
-            assert_int_equal(finish(&w, &p[i]), same ? AZO_ERR_UNAUTHORIZED : AZO_OK);
+            azo_result r = finish(&w, &p[i]);
+            if (r != (same ? AZO_ERR_UNAUTHORIZED : AZO_OK)) {
+                fail_msg("call %d of 20: %s", i, p[i].job->error.message);
+            }
             if (same) {
                 test_sentences(p[i].job->error.message);
                 want_text(p[i].job->error.message, "gave the same one");
@@ -1842,7 +1851,7 @@ static void test_provider_failures(void **state) {
                 {AZO_OK, "tok.a b", 0, 0, NULL, "space"},
                 {AZO_OK, "tok.a\r\n", 0, 0, NULL, "line end"},
                 {AZO_OK, "tok.\xc3\xa4", 0, 0, NULL, "byte"},
-                {AZO_OK, "tok.x", 0, -10, NULL, "expired 10 s ago"},
+                {AZO_OK, "tok.x", 0, -10, NULL, "expires_in_s -10"},
                 {AZO_OK, "tok.x", 0, INT64_MIN, NULL, "expired"},
                 {AZO_ERR_PROVIDER, NULL, 0, 0, "Please run\n'az login'. \x1b", "(-23): Please run 'az login'. ?."},
                 {AZO_ERR_TIMEOUT, NULL, 0, 0, "too slow.", "(-16): too slow. Look there"},
@@ -2024,7 +2033,9 @@ static void memory_run(test_memory *m, void *self) {
         }
         azo_client_close(w.client);
     } else {
-        assert_int_equal(r, AZO_ERR_MEMORY);
+        if (r != AZO_ERR_MEMORY) {
+            fail_msg("allocation %lu: %s", (unsigned long)m->fail_at, e.message);
+        }
         test_sentences(e.message);
     }
     assert_true(m->failures > 0 || ok == 3);

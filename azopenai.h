@@ -1,0 +1,12914 @@
+/* azopenai.h - v0.1.0 - Azure OpenAI from C, without an API key - SPDX-License-Identifier: MIT
+ */
+#if defined(AZOPENAI_IMPLEMENTATION) && defined(__STRICT_ANSI__) && !defined(_POSIX_C_SOURCE)
+#define _POSIX_C_SOURCE 200809L /* sockets and clocks under -std=c99; has to come before the first libc header */
+#endif
+
+#ifndef AZOPENAI_H
+#define AZOPENAI_H
+
+/* >>config */
+
+#define AZO_VERSION_MAJOR 0
+#define AZO_VERSION_MINOR 1
+#define AZO_VERSION_PATCH 0
+#define AZO_VERSION "0.1.0"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Linkage of every public function. Everywhere; the same in all files that include the header. */
+#ifndef AZO_API
+#if defined(AZO_STATIC) && defined(__GNUC__)
+#define AZO_API static __attribute__((unused))
+#elif defined(AZO_STATIC)
+#define AZO_API static
+#else
+#define AZO_API extern
+#endif
+#endif
+
+/* What a zero in a desc stands for. Implementation file only. Times in milliseconds. */
+#ifndef AZO_DEFAULT_CONNECT_MS
+#define AZO_DEFAULT_CONNECT_MS 10000 /* name lookup excepted, TLS handshake included */
+#endif
+#ifndef AZO_DEFAULT_FIRST_BYTE_MS
+#define AZO_DEFAULT_FIRST_BYTE_MS 600000 /* reasoning models think for minutes before they answer */
+#endif
+#ifndef AZO_DEFAULT_IDLE_MS
+#define AZO_DEFAULT_IDLE_MS 120000 /* silence inside a body */
+#endif
+#ifndef AZO_DEFAULT_TOTAL_MS
+#define AZO_DEFAULT_TOTAL_MS 600000 /* token, every attempt, every wait and the body */
+#endif
+#ifndef AZO_DEFAULT_RETRY_WAIT_MS
+#define AZO_DEFAULT_RETRY_WAIT_MS 60000 /* the longest Retry-After that is waited for */
+#endif
+#ifndef AZO_DEFAULT_RETRIES
+#define AZO_DEFAULT_RETRIES 2
+#endif
+#ifndef AZO_DEFAULT_RESPONSE_BYTES
+#define AZO_DEFAULT_RESPONSE_BYTES (64u * 1024 * 1024) /* a body that is collected, and a stream's assembled text */
+#endif
+#ifndef AZO_DEFAULT_HEADER_BYTES
+#define AZO_DEFAULT_HEADER_BYTES (64u * 1024) /* a response head */
+#endif
+#ifndef AZO_DEFAULT_EVENT_BYTES
+#define AZO_DEFAULT_EVENT_BYTES (16u * 1024 * 1024) /* one server-sent event */
+#endif
+#ifndef AZO_MAX_JSON_DEPTH
+#define AZO_MAX_JSON_DEPTH 64 /* 100,000 opening brackets take jsmn seconds; nothing real nests this deep */
+#endif
+#ifndef AZO_MAX_TOKEN_BYTES
+#define AZO_MAX_TOKEN_BYTES (64u * 1024) /* an access token, and the buffer a token provider fills */
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* >>types */
+
+/* Zero is the default of every member of every desc; AZO_OFF says "none" or "no limit" where zero has a meaning. */
+#define AZO_OFF (-1)
+
+/* From a transport hook: nothing now, ask again when the descriptor is ready. */
+#define AZO_IO_AGAIN (-1000)
+
+/* Outcomes, grouped by where things went wrong. azo_error.who says who can mend it. */
+#define AZO_RESULTS(X)                                                                                                 \
+    X(AZO_PENDING, 1)            /* not finished: step on */                                                           \
+    X(AZO_OK, 0)                                                                                                       \
+    X(AZO_ERR_ARGUMENT, -1)      /* a desc or an environment variable is wrong; nothing was sent */                    \
+    X(AZO_ERR_STATE, -2)         /* not allowed here: inside a callback, or twice */                                   \
+    X(AZO_ERR_MEMORY, -3)        /* the allocator said no */                                                           \
+    X(AZO_ERR_LIMIT, -4)         /* a cap of the desc was hit */                                                       \
+    X(AZO_ERR_UNSUPPORTED, -5)   /* not in this library, or not in this build of it */                                 \
+    X(AZO_ERR_RESOLVE, -10)      /* the host name has no address */                                                    \
+    X(AZO_ERR_CONNECT, -11)      /* no address answered */                                                             \
+    X(AZO_ERR_PROXY, -12)        /* the proxy refused the tunnel */                                                    \
+    X(AZO_ERR_TLS, -13)          /* the handshake or a record failed */                                                \
+    X(AZO_ERR_TLS_VERIFY, -14)   /* the certificate is not acceptable */                                               \
+    X(AZO_ERR_TRUST_STORE, -15)  /* no root certificates to check against */                                           \
+    X(AZO_ERR_TIMEOUT, -16)      /* a time limit passed */                                                             \
+    X(AZO_ERR_CLOSED, -17)       /* the peer went away in the middle */                                                \
+    X(AZO_ERR_NO_CREDENTIAL, -20) /* no member of the chain is configured or there */                                  \
+    X(AZO_ERR_TOKEN, -21)        /* Entra ID refused or did not answer */                                              \
+    X(AZO_ERR_IMDS, -22)         /* managed identity refused or did not answer */                                      \
+    X(AZO_ERR_PROVIDER, -23)     /* the token provider failed */                                                       \
+    X(AZO_ERR_HTTP, -30)         /* the peer broke HTTP */                                                             \
+    X(AZO_ERR_JSON, -31)         /* the peer broke JSON, or the JSON is not the answer that was asked for */           \
+    X(AZO_ERR_STREAM, -32)       /* the stream ended early; the text so far is in the reply */                         \
+    X(AZO_ERR_REDIRECT, -33)     /* redirects are never followed */                                                    \
+    X(AZO_ERR_BAD_REQUEST, -40)  /* any other refusal: 400, 413, 422, ... */                                           \
+    X(AZO_ERR_UNAUTHORIZED, -41) /* the key or token is not accepted */                                                \
+    X(AZO_ERR_FORBIDDEN, -42)    /* the identity lacks a role, or the network is not allowed */                        \
+    X(AZO_ERR_NOT_FOUND, -43)    /* no such deployment or path */                                                      \
+    X(AZO_ERR_RATE_LIMIT, -44)   /* wait retry_after_ms, or raise the quota */                                         \
+    X(AZO_ERR_CONTENT_FILTER, -45) /* the prompt or the answer was blocked */                                          \
+    X(AZO_ERR_SERVICE, -46)      /* 408, 409, 5xx after all retries */                                                 \
+    X(AZO_ERR_CANCELLED, -50)    /* by azo_request_cancel, AZO_STOP, interrupted or azo_client_close */
+
+#define AZO_ENUMERATOR_(name, value) name = value,
+typedef enum azo_result { AZO_RESULTS(AZO_ENUMERATOR_) } azo_result;
+#undef AZO_ENUMERATOR_
+
+/* Who can mend a failure. */
+typedef enum azo_who {
+    AZO_WHO_NOBODY,   /* no failure, or cancelled on purpose */
+    AZO_WHO_PROGRAM,  /* whoever wrote the call or set the variables */
+    AZO_WHO_MACHINE,  /* whoever runs this machine: network, proxy, clock, root certificates, memory */
+    AZO_WHO_IDENTITY, /* the Entra ID administrator: secret, app, managed identity */
+    AZO_WHO_RESOURCE, /* the owner of the Azure resource: deployment, role, firewall, quota */
+    AZO_WHO_PROMPT,   /* the author of the text: the content filter objected */
+    AZO_WHO_WAIT,     /* nobody: wait and try again */
+    AZO_WHO_REPORT    /* nobody here: the peer broke its protocol, report it */
+} azo_who;
+
+/* Where in a call the failure happened. */
+typedef enum azo_stage {
+    AZO_STAGE_SETUP,
+    AZO_STAGE_TOKEN,
+    AZO_STAGE_CONNECT,
+    AZO_STAGE_TLS,
+    AZO_STAGE_SEND,
+    AZO_STAGE_HEAD,
+    AZO_STAGE_BODY,
+    AZO_STAGE_WAIT
+} azo_stage;
+
+typedef struct azo_client azo_client;   /* one identity, its connections, usually one endpoint */
+typedef struct azo_request azo_request; /* one call on its way */
+typedef struct azo_history azo_history; /* a growing conversation */
+
+/* A view of bytes. Every one that the library hands out has a NUL at ptr[len], which len does not count; ptr is NULL
+ * where the peer sent nothing (or null). */
+typedef struct azo_str {
+    const char *ptr;
+    size_t len;
+} azo_str;
+
+/* Optional values, for which zero is a value too; see azo_num, azo_int and azo_bool. */
+typedef struct azo_opt_num {
+    bool set;
+    double value;
+} azo_opt_num;
+typedef struct azo_opt_int {
+    bool set;
+    int64_t value;
+} azo_opt_int;
+typedef struct azo_opt_bool {
+    bool set;
+    bool value;
+} azo_opt_bool;
+
+typedef struct azo_header {
+    const char *name;
+    const char *value;
+} azo_header;
+
+/* What went wrong. A plain value: copy it, keep it, nothing to free. No secret, token or prompt is ever in it. */
+typedef struct azo_error {
+    int http_status; /* 0: no HTTP answer was involved */
+    azo_result code;
+    azo_who who;
+    azo_stage stage;
+    int attempts;             /* HTTP attempts made by the call */
+    int aadsts;               /* Entra ID's number (7000215: wrong secret); 0: none */
+    int tls_code;             /* mbedTLS's negative number; 0: none */
+    int sys_errno;            /* errno; for AZO_ERR_RESOLVE what getaddrinfo returned; 0: none */
+    uint32_t tls_verify_flags; /* MBEDTLS_X509_BADCERT_x */
+    int32_t retry_after_ms;   /* the wait that the service asked for; -1: none */
+    size_t json_offset;       /* of the first malformed byte, for AZO_ERR_JSON */
+    char service_code[64];    /* "DeploymentNotFound", "content_filter", "invalid_client", ... */
+    char request_id[80];      /* to quote to support */
+    char message[512];        /* two sentences: what failed, with its number; what to do next */
+    char detail[512];         /* the server's own words, or one line per credential of a chain; may be empty */
+} azo_error;
+
+/* ---- Hooks. All zero means built in. They and what they point to live until azo_client_close returns. ---- */
+
+/* realloc with sizes and context: old_size 0 allocates, new_size 0 frees (and returns NULL). Frees do not come in
+ * LIFO order. mbedTLS allocates through its own platform layer, not through this. */
+typedef struct azo_allocator {
+    void *user_data;
+    void *(*resize)(void *ptr, size_t old_size, size_t new_size, void *user_data);
+} azo_allocator;
+
+typedef struct azo_clock {
+    void *user_data;
+    int64_t (*monotonic_ms)(void *user_data);
+    int64_t (*unix_seconds)(void *user_data); /* 0: not known; dates in headers are then ignored */
+} azo_clock;
+
+enum { AZO_LOG_WARN = 1, AZO_LOG_INFO = 2, AZO_LOG_DEBUG = 3 };
+
+/* Gets what `curl -v` would show, one line at a time without its line end, with every secret replaced. */
+typedef struct azo_logger {
+    void *user_data;
+    void (*line)(int level, const char *text, void *user_data);
+} azo_logger;
+
+enum { AZO_POLL_IN = 1, AZO_POLL_OUT = 2 };
+
+/* A descriptor and what it is waited for. The id names the connection behind it and stays true when the number of
+ * the descriptor is used again; one connection may have two descriptors for a moment. */
+typedef struct azo_watch {
+    intptr_t fd;
+    uint32_t id;
+    unsigned events;
+} azo_watch;
+
+typedef struct azo_target {
+    const char *host; /* name or numeric address, no brackets */
+    uint16_t port;
+    uint32_t id; /* for azo_step, where there is no descriptor to watch */
+} azo_target;
+
+/* How bytes travel; the built-in one is POSIX sockets. TLS runs above it.
+ *
+ * `open` starts and never waits; if it fails there is nothing to close. `connect` is repeated until it returns 0 (or
+ * an AZO_ERR_x). `recv` and `send` return how many bytes (> 0), 0 for the peer's end (recv), AZO_IO_AGAIN or an
+ * AZO_ERR_x; errno, where set, ends up in azo_error.sys_errno. `watch` fills in up to `cap` descriptors to wait for
+ * and returns how many there are; it may lower *timeout_ms to be asked again by itself. A descriptor that was
+ * reported lives until `close`, which must survive that an answer comes after it. `poll` sleeps until a descriptor
+ * is ready or the time is over (-1: never), replaces `events` by what happened and returns how many are ready, or -1
+ * when it was interrupted; it serves blocking calls and azo_poll only and may be NULL without them. */
+typedef struct azo_transport {
+    void *user_data;
+    azo_result (*open)(const azo_target *to, void **conn, void *user_data);
+    int (*connect)(void *conn, void *user_data);
+    ptrdiff_t (*recv)(void *conn, void *buf, size_t cap, void *user_data);
+    ptrdiff_t (*send)(void *conn, const void *buf, size_t len, void *user_data);
+    size_t (*watch)(void *conn, unsigned want, azo_watch *out, size_t cap, int32_t *timeout_ms, void *user_data);
+    void (*close)(void *conn, void *user_data);
+    int (*poll)(azo_watch *set, size_t count, int32_t timeout_ms, void *user_data);
+} azo_transport;
+
+/* For epoll, kqueue, libuv, GLib: pushes what azo_wait would answer, as it changes. Users of poll leave it zero.
+ * `watch` registers, changes and (events 0, just before the descriptor is closed) unregisters; `slot` is a pointer
+ * of yours per descriptor, NULL at first; nonzero means that you could not, and fails that connection. `timer` gives
+ * the time until azo_step wants to be called again: -1 never, 0 soon. Neither may call the library. */
+typedef struct azo_loop {
+    void *user_data;
+    int (*watch)(intptr_t fd, unsigned events, uint32_t id, void **slot, void *user_data);
+    void (*timer)(int32_t timeout_ms, void *user_data);
+} azo_loop;
+
+/* >>descs */
+
+/* ---- Identity ---- */
+
+enum {
+    AZO_CRED_AUTO = 0,   /* AZURE_OPENAI_AD_TOKEN, else AZURE_OPENAI_API_KEY, else the chain */
+    AZO_CRED_CHAIN = 1,  /* environment client secret, then managed identity: never a key */
+    AZO_CRED_SECRET = 2, /* client secret only */
+    AZO_CRED_IMDS = 3    /* managed identity only */
+};
+
+/* What is NULL comes from the environment: AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET,
+ * AZURE_AUTHORITY_HOST; in a chain AZURE_CLIENT_ID also names the user-assigned identity, unless one of the
+ * managed_x is given ("" for the system-assigned one). Of the managed_x at most one. */
+typedef struct azo_credential_desc {
+    const char *tenant_id;
+    const char *client_id;
+    const char *client_secret;
+    const char *authority_host;
+    const char *managed_client_id;
+    const char *managed_object_id;
+    const char *managed_resource_id;
+    int kind;
+} azo_credential_desc;
+
+/* A token provider is azure_ad_token_provider in C: it writes a token into answer->token (token_cap bytes; the
+ * library owns and wipes them), sets token_len and expires_in_s (0: not known, ask again for each request) and
+ * returns AZO_OK. On failure it may point error_text at a sentence and returns an AZO_ERR_x. It may also return
+ * AZO_PENDING after setting what to wait for (a descriptor, a time, or both), and is asked again then; *ask->state,
+ * NULL at first, is its own. If everybody stopped waiting it is called once more with `abandon`, to clean up.
+ * `claims` is not NULL after a claims challenge and must then reach the token request. */
+typedef struct azo_token_ask {
+    const char *scope;
+    const char *claims;
+    void **state;
+    bool abandon;
+} azo_token_ask;
+typedef struct azo_token_answer {
+    char *token;
+    size_t token_cap;
+    size_t token_len;
+    int64_t expires_in_s;
+    const char *error_text;
+    intptr_t wait_fd;     /* preset to -1 */
+    unsigned wait_events; /* AZO_POLL_x */
+    int32_t wait_ms;      /* preset to -1 */
+} azo_token_answer;
+typedef azo_result (*azo_token_fn)(const azo_token_ask *ask, azo_token_answer *answer, void *user_data);
+
+/* ---- Client ---- */
+
+typedef struct azo_client_desc {
+    const char *endpoint;    /* NULL: AZURE_OPENAI_ENDPOINT; any spelling that the portal offers */
+    const char *deployment;  /* NULL: AZURE_OPENAI_DEPLOYMENT */
+    const char *api_version; /* NULL: OPENAI_API_VERSION; with one the dated route is used, without one v1 */
+    const char *scope;       /* NULL: by route and cloud, "https://ai.azure.com/.default" and the like */
+
+    /* At most one of the three. */
+    const char *api_key;
+    azo_token_fn token_provider;
+    azo_credential_desc credential;
+    void *token_user_data;
+
+    const char *ca_file;  /* PEM bundle; NULL: SSL_CERT_FILE, then the usual places */
+    azo_str ca_pem;       /* the same from memory */
+    const char *proxy;    /* "http://[user:password@]host[:port]"; NULL: HTTPS_PROXY; "": none */
+    const char *no_proxy; /* comma-separated host suffixes, or "*"; NULL: NO_PROXY */
+
+    const char *auth_header;   /* carries the API key; NULL: "api-key"; API Management may want its own */
+    const azo_header *headers; /* sent with every request to the service; their values are never logged */
+    size_t header_count;
+
+    int32_t connect_timeout_ms;
+    int32_t first_byte_timeout_ms;
+    int32_t idle_timeout_ms;
+    int32_t total_timeout_ms;
+    int32_t max_retry_wait_ms;
+    int max_retries;     /* AZO_OFF: none */
+    int max_connections; /* to the service at one time; 0: no limit */
+    size_t max_response_bytes;
+    size_t max_header_bytes;
+    size_t max_event_bytes;
+
+    bool (*interrupted)(void *user_data); /* asked after every wake-up of a blocking call; true ends it */
+    void *interrupt_user_data;
+
+    azo_allocator allocator;
+    azo_transport transport;
+    azo_clock clock;
+    azo_logger logger;
+    azo_loop loop;
+} azo_client_desc;
+
+/* ---- Parts of every call ---- */
+
+typedef struct azo_call {
+    void *tag;            /* yours; azo_request_tag gives it back */
+    const char *endpoint; /* NULL: the client's */
+    int32_t first_byte_timeout_ms; /* here and below: 0: the client's, AZO_OFF: none */
+    int32_t idle_timeout_ms;
+    int32_t total_timeout_ms;
+    int max_retries;
+    const azo_header *headers;
+    size_t header_count;
+} azo_call;
+
+/* What the service says about its limits; -1 where it says nothing. */
+typedef struct azo_rate_limits {
+    int64_t remaining_requests;
+    int64_t remaining_tokens;
+    int64_t limit_requests;
+    int64_t limit_tokens;
+    int32_t reset_requests_ms;
+    int32_t reset_tokens_ms;
+} azo_rate_limits;
+
+/* The HTTP side of an answer; filled in on failure too, as far as it got. */
+typedef struct azo_http {
+    int status; /* 0: there was no answer */
+    int attempts;
+    azo_str request_id;
+    azo_str region;
+    azo_str headers; /* the whole block, for azo_http_header */
+    azo_str body;    /* empty where it was streamed, or decoded into vectors */
+    azo_rate_limits limits;
+} azo_http;
+
+/* What an event or data callback answers. */
+enum {
+    AZO_GO_ON = 0,
+    AZO_STOP = 1, /* cancel the request */
+    AZO_PAUSE = 2 /* taken; nothing more until azo_request_resume */
+};
+
+enum {
+    AZO_EVENT_TEXT = 1,  /* text: a piece of the answer */
+    AZO_EVENT_REFUSAL,   /* text: a piece of a refusal */
+    AZO_EVENT_TOOL_CALL, /* tool: index of the call; tool_id and tool_name with its first piece; text: arguments */
+    AZO_EVENT_FILTER,    /* text: content filter results, a JSON object */
+    AZO_EVENT_FINISH,    /* text: the reason */
+    AZO_EVENT_USAGE,     /* text: a JSON object */
+    AZO_EVENT_OTHER      /* a chunk with none of these; every event of a raw call */
+};
+
+typedef struct azo_event {
+    int kind;
+    int choice;
+    int tool;
+    azo_str text;
+    azo_str tool_id;
+    azo_str tool_name;
+    azo_str name; /* of the server-sent event; the chat stream has none */
+    azo_str json; /* the whole chunk, as it came */
+} azo_event;
+
+typedef int (*azo_event_fn)(const azo_event *event, void *user_data);
+typedef int (*azo_data_fn)(const void *data, size_t len, void *user_data);
+/* pread of a request body: how many bytes (> 0), or a negative number to give up. May be asked for the same offset
+ * again: a retry starts over. */
+typedef ptrdiff_t (*azo_read_fn)(uint64_t offset, void *buf, size_t cap, void *user_data);
+
+/* ---- Token ---- */
+
+typedef struct azo_token_desc {
+    const char *scope;  /* NULL: the client's */
+    const char *claims; /* NULL, or a claims challenge to satisfy; the cache is passed by */
+    azo_call call;
+} azo_token_desc;
+
+typedef struct azo_token_reply {
+    void *owned;
+    azo_str token;
+    int64_t expires_in_s; /* left now; 0: not known */
+    const char *source;   /* "environment", "managed identity", "provider", "static" */
+} azo_token_reply;
+
+/* ---- Chat ---- */
+
+/* One message: role and content, or the whole of it as raw_json. See azo_user and its siblings. */
+typedef struct azo_message {
+    const char *role;
+    const char *content;      /* text */
+    const char *content_json; /* instead of content: an array of parts, or null */
+    const char *name;
+    const char *tool_call_id; /* in a tool message */
+    const char *raw_json;     /* instead of all the above: a JSON object, sent as it is */
+} azo_message;
+
+typedef struct azo_tool {
+    const char *name;
+    const char *description;
+    const char *parameters_json; /* a JSON schema; NULL: no parameters */
+    azo_opt_bool strict;
+} azo_tool;
+
+typedef struct azo_tool_call {
+    azo_str id;
+    azo_str name;
+    azo_str arguments; /* as the model wrote them: may be invalid JSON */
+} azo_tool_call;
+
+typedef struct azo_chat_desc {
+    const azo_message *messages; /* after those of `history`, if both are given */
+    size_t message_count;
+    const azo_history *history;
+    const char *deployment; /* NULL: the client's */
+
+    const azo_tool *tools;
+    size_t tool_count;
+    const char *tool_choice; /* "auto", "none", "required", a tool's name, or a JSON object */
+    const char *response_format_json;
+    const char *reasoning_effort;
+    const char *user;
+
+    azo_opt_num temperature;
+    azo_opt_num top_p;
+    azo_opt_num presence_penalty;
+    azo_opt_num frequency_penalty;
+    azo_opt_int seed;
+    azo_opt_int top_logprobs;
+    azo_opt_bool logprobs;
+    azo_opt_bool parallel_tool_calls;
+    azo_opt_bool include_usage; /* with streaming: usage in the last chunk */
+    int32_t max_completion_tokens; /* 0: not sent; what current models want */
+    int32_t max_tokens;            /* 0: not sent; refused by reasoning models */
+    int32_t n;                     /* 0: not sent */
+
+    const char *extra_json; /* {"stop": ["\n"], ...}: merged in; a member that a field sets too is an error */
+    bool stream;            /* stream without a callback: long answers escape the gateway's 408 */
+    azo_event_fn on_event;  /* stream with one */
+    void *user_data;
+    azo_call call;
+} azo_chat_desc;
+
+typedef struct azo_choice {
+    azo_str text;
+    azo_str refusal;
+    azo_str finish_reason; /* "stop", "length", "tool_calls", "content_filter", ... */
+    azo_str filter_json;   /* content filter results; empty: none */
+    azo_str message_json;
+    const azo_tool_call *tool_calls;
+    size_t tool_call_count;
+} azo_choice;
+
+/* The first six members are those of choices[0]. The same with and without streaming, but for http.body. */
+typedef struct azo_chat_reply {
+    void *owned;
+    azo_str text;
+    azo_str refusal;
+    azo_str finish_reason;
+    azo_str message_json; /* the assistant's message, to be sent back; see azo_same */
+    const azo_tool_call *tool_calls;
+    size_t tool_call_count;
+
+    const azo_choice *choices; /* by index */
+    size_t choice_count;
+    azo_str id;
+    azo_str model;
+    azo_str prompt_filter_json;
+
+    int64_t prompt_tokens; /* -1 here and below: the service did not say */
+    int64_t cached_tokens;
+    int64_t completion_tokens;
+    int64_t reasoning_tokens;
+    azo_str usage_json;
+    azo_http http;
+} azo_chat_reply;
+
+/* ---- Embeddings ---- */
+
+typedef struct azo_embed_desc {
+    const azo_str *inputs;
+    size_t input_count;
+    const char *deployment;
+    int32_t dimensions; /* 0: the model's own */
+    float *vectors;     /* NULL: the reply owns them; else room for vector_cap floats, alive until end or free */
+    size_t vector_cap;
+    const char *extra_json;
+    azo_call call;
+} azo_embed_desc;
+
+typedef struct azo_embed_reply {
+    void *owned;
+    const float *vectors; /* count rows of `dimensions` floats, in the order of the inputs */
+    size_t count;
+    size_t dimensions;
+    int64_t prompt_tokens;
+    azo_http http;
+} azo_embed_reply;
+
+/* ---- Raw: whatever has no typed call ---- */
+
+typedef struct azo_raw_desc {
+    const char *method; /* NULL: POST with a body, else GET */
+    const char *path;   /* relative to the root of the route: "/responses", "/files/x" */
+    const char *query;  /* "a=b&c=d", encoded; api-version is added on the dated route */
+    const char *deployment; /* given: under /deployments/{it} on the dated route, nothing on v1 */
+    const char *content_type; /* NULL: application/json */
+    const char *accept;       /* NULL: application/json, or text/event-stream with on_event */
+    const void *body;
+    size_t body_len;      /* 0: `body` is NUL-terminated text; with read_body its whole length */
+    bool body_borrowed;   /* not copied: alive until end or free */
+    azo_read_fn read_body; /* instead of `body` */
+    void *read_user_data;
+    azo_data_fn on_body;   /* gets the body of a 2xx; anything else is collected */
+    azo_event_fn on_event; /* gets the server-sent events of a 2xx */
+    void *user_data;
+    azo_call call;
+} azo_raw_desc;
+
+typedef struct azo_raw_reply {
+    void *owned;
+    azo_http http;
+} azo_raw_reply;
+
+/* >>functions */
+
+/* ---- Client ---- */
+
+/* Opens a client; NULL for desc takes everything from the environment. Sends nothing. The desc and its strings may
+ * die when this returns, hooks excepted. The endpoint is looked at by the first call that needs one. */
+AZO_API azo_result azo_client_open(const azo_client_desc *desc, azo_client **out, azo_error *err);
+
+/* Final: live requests become CANCELLED shells that still want azo_X_end or azo_request_free, in any order. When it
+ * returns no descriptor is open, and no hook but the allocator is called again. Inside a callback it takes effect
+ * when the callback returns. NULL is fine. */
+AZO_API void azo_client_close(azo_client *client);
+
+/* ---- The four calls. Each exists four times:
+ *
+ *     azo_X            blocks. Moves the other requests of the client too, so their callbacks run inside it.
+ *     azo_X_begin      starts one. What it needs of the desc is copied before it returns. No traffic yet.
+ *     azo_X_end        takes the outcome and frees the request. AZO_PENDING: not finished, nothing changed. Inside a
+ *                      callback it is refused with AZO_ERR_STATE. The wrong azo_X_end frees and says ARGUMENT.
+ *     azo_X_reply_free frees what a reply owns. A zeroed reply is fine.
+ *
+ * `out` is zeroed first and may be NULL: then nothing is collected. `err` may be NULL. After a failure the reply
+ * still carries status, headers, body and partial text, so always free it. A reply outlives its client. ---- */
+
+AZO_API azo_result azo_token(azo_client *client, const azo_token_desc *desc, azo_token_reply *out, azo_error *err);
+AZO_API azo_result azo_token_begin(azo_client *client, const azo_token_desc *desc, azo_request **out, azo_error *err);
+AZO_API azo_result azo_token_end(azo_request *request, azo_token_reply *out, azo_error *err);
+AZO_API void azo_token_reply_free(azo_token_reply *reply);
+
+AZO_API azo_result azo_chat(azo_client *client, const azo_chat_desc *desc, azo_chat_reply *out, azo_error *err);
+AZO_API azo_result azo_chat_begin(azo_client *client, const azo_chat_desc *desc, azo_request **out, azo_error *err);
+AZO_API azo_result azo_chat_end(azo_request *request, azo_chat_reply *out, azo_error *err);
+AZO_API void azo_chat_reply_free(azo_chat_reply *reply);
+
+AZO_API azo_result azo_embed(azo_client *client, const azo_embed_desc *desc, azo_embed_reply *out, azo_error *err);
+AZO_API azo_result azo_embed_begin(azo_client *client, const azo_embed_desc *desc, azo_request **out, azo_error *err);
+AZO_API azo_result azo_embed_end(azo_request *request, azo_embed_reply *out, azo_error *err);
+AZO_API void azo_embed_reply_free(azo_embed_reply *reply);
+
+AZO_API azo_result azo_raw(azo_client *client, const azo_raw_desc *desc, azo_raw_reply *out, azo_error *err);
+AZO_API azo_result azo_raw_begin(azo_client *client, const azo_raw_desc *desc, azo_request **out, azo_error *err);
+AZO_API azo_result azo_raw_end(azo_request *request, azo_raw_reply *out, azo_error *err);
+AZO_API void azo_raw_reply_free(azo_raw_reply *reply);
+
+/* First header of that name in any case; empty if there is none. */
+AZO_API azo_str azo_http_header(const azo_http *http, const char *name);
+
+/* ---- Driving: one pump per client ---- */
+
+/* Moves everything that can move and never waits, name lookup and the first reading of the root certificates
+ * excepted. `ready` are the ids that something happened to, NULL meaning look at everything; what the events say is
+ * only a hint. Returns after about 10 ms of work; azo_wait then gives a timeout of 0. */
+AZO_API azo_result azo_step(azo_client *client, const azo_watch *ready, size_t count);
+
+/* What to wait for before the next step: returns how many descriptors there are (fills in the first `cap`) and in
+ * *timeout_ms for how long at most, -1 meaning no limit. The wishes change only inside azo_ functions, and one is
+ * made only after the socket itself had nothing more, so edge-triggered loops work. */
+AZO_API size_t azo_wait(azo_client *client, azo_watch *out, size_t cap, int32_t *timeout_ms);
+
+/* azo_wait, sleep (at most max_ms, -1: no limit of its own), azo_step. Returns early on a signal. */
+AZO_API azo_result azo_poll(azo_client *client, int32_t max_ms);
+
+/* A request that finished, each one once; NULL: none now. */
+AZO_API azo_request *azo_next(azo_client *client);
+
+/* AZO_PENDING or the outcome. Moves nothing. */
+AZO_API azo_result azo_request_result(const azo_request *request);
+AZO_API void *azo_request_tag(const azo_request *request);
+
+/* Ends a request with AZO_ERR_CANCELLED. It still comes out of azo_next and still wants end or free. */
+AZO_API void azo_request_cancel(azo_request *request);
+
+/* After AZO_PAUSE: delivers again. */
+AZO_API void azo_request_resume(azo_request *request);
+
+/* Drops a request in any state. NULL is fine. */
+AZO_API void azo_request_free(azo_request *request);
+
+/* ---- History: messages that are sent with azo_chat_desc.history ---- */
+
+/* Uses the client's allocator and may outlive the client. */
+AZO_API azo_result azo_history_open(azo_client *client, azo_history **out, azo_error *err);
+AZO_API void azo_history_close(azo_history *history);
+/* Both copy; after a failure the history is as it was. */
+AZO_API azo_result azo_history_add(azo_history *history, const azo_message *message, azo_error *err);
+AZO_API azo_result azo_history_add_reply(azo_history *history, const azo_chat_reply *reply, azo_error *err);
+AZO_API size_t azo_history_count(const azo_history *history);
+/* Removes messages first, first + 1, ...; what is not there is not removed. */
+AZO_API void azo_history_remove(azo_history *history, size_t first, size_t count);
+
+/* ---- Reading and quoting JSON ---- */
+
+/* The value at a path such as "choices[0].message.content", as a view into `json`: a string with its quotes, an
+ * object with its braces. Member names are compared as they are written, escapes included; the first of equal ones
+ * counts. AZO_ERR_JSON: malformed, or nothing there. The value has no NUL of its own. */
+AZO_API azo_result azo_json_get(azo_str json, const char *path, azo_str *value);
+/* Decodes a string value into UTF-8 with a NUL behind it. *len, which may be NULL, gets the length without it even
+ * when `cap` is too small (AZO_ERR_LIMIT). Lone surrogates become U+FFFD. */
+AZO_API azo_result azo_json_text(azo_str value, char *buf, size_t cap, size_t *len);
+AZO_API azo_result azo_json_number(azo_str value, double *out);
+/* Writes text as a JSON string with its quotes and a NUL behind them; *len and `cap` as above. Bytes that are not
+ * UTF-8 become U+FFFD. */
+AZO_API azo_result azo_json_quote(azo_str text, char *buf, size_t cap, size_t *len);
+
+/* ---- Names ---- */
+
+AZO_API const char *azo_result_name(azo_result result); /* "AZO_ERR_TOKEN" */
+AZO_API const char *azo_version(void);
+
+/* ---- Values ---- */
+
+static inline azo_str azo_s(const char *text) {
+    azo_str s;
+    const char *end = text;
+    while (end != NULL && *end != '\0') {
+        end++;
+    }
+    s.ptr = text;
+    s.len = (size_t)(end - text);
+    return s;
+}
+
+static inline azo_opt_num azo_num(double value) {
+    azo_opt_num o;
+    o.set = true;
+    o.value = value;
+    return o;
+}
+
+static inline azo_opt_int azo_int(int64_t value) {
+    azo_opt_int o;
+    o.set = true;
+    o.value = value;
+    return o;
+}
+
+static inline azo_opt_bool azo_bool(bool value) {
+    azo_opt_bool o;
+    o.set = true;
+    o.value = value;
+    return o;
+}
+
+static inline azo_message azo_say(const char *role, const char *text) {
+    azo_message m;
+    m.role = role;
+    m.content = text;
+    m.content_json = NULL;
+    m.name = NULL;
+    m.tool_call_id = NULL;
+    m.raw_json = NULL;
+    return m;
+}
+
+static inline azo_message azo_system(const char *text) {
+    return azo_say("system", text);
+}
+
+static inline azo_message azo_user(const char *text) {
+    return azo_say("user", text);
+}
+
+static inline azo_message azo_assistant(const char *text) {
+    return azo_say("assistant", text);
+}
+
+/* The answer to a tool call of the reply that still holds `id`. */
+static inline azo_message azo_tool_result(azo_str id, const char *text) {
+    azo_message m = azo_say("tool", text);
+    m.tool_call_id = id.ptr;
+    return m;
+}
+
+/* The assistant's message of a reply, as long as the reply lives. */
+static inline azo_message azo_same(const azo_chat_reply *reply) {
+    azo_message m = azo_say(NULL, NULL);
+    m.raw_json = reply->message_json.ptr;
+    return m;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* AZOPENAI_H: who only uses the library can stop reading here */
+#if defined(AZOPENAI_IMPLEMENTATION) && !defined(AZOPENAI_IMPLEMENTATION_DONE)
+#define AZOPENAI_IMPLEMENTATION_DONE
+
+/* >>prologue */
+
+#include <errno.h>
+#include <float.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef AZO_NO_CLOCK
+#include <time.h>
+#ifndef CLOCK_MONOTONIC
+#error "azopenai.h: include it before any libc header, or compile with -D_POSIX_C_SOURCE=200809L"
+#endif
+#endif
+
+#ifndef AZO_NO_SOCKETS
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <unistd.h>
+#ifndef AI_ADDRCONFIG
+#error "azopenai.h: include it before any libc header, or compile with -D_POSIX_C_SOURCE=200809L"
+#endif
+#endif
+
+#include <mbedtls/ssl.h>
+#include <mbedtls/version.h>
+#include <mbedtls/x509_crt.h>
+#if MBEDTLS_VERSION_NUMBER < 0x04000000
+#include <mbedtls/ctr_drbg.h>
+#include <mbedtls/entropy.h>
+#endif
+#if MBEDTLS_VERSION_NUMBER >= 0x03000000 && defined(MBEDTLS_PSA_CRYPTO_C)
+#include <psa/crypto.h>
+#define AZOI_PSA 1
+#else
+#define AZOI_PSA 0
+#endif
+
+/* jsmn comes in under private names and with switches of our own, so that another jsmn may live in the same
+ * translation unit, before this or after. */
+#ifndef AZO_JSMN_HEADER
+#define AZO_JSMN_HEADER <jsmn.h>
+#endif
+#ifdef JSMN_H
+#define AZOI_OTHER_JSMN_H
+#undef JSMN_H
+#endif
+#ifdef JSMN_STATIC
+#define AZOI_OTHER_JSMN_STATIC
+#undef JSMN_STATIC
+#endif
+#ifdef JSMN_STRICT
+#define AZOI_OTHER_JSMN_STRICT
+#undef JSMN_STRICT
+#endif
+#ifdef JSMN_PARENT_LINKS
+#define AZOI_OTHER_JSMN_PARENT_LINKS
+#undef JSMN_PARENT_LINKS
+#endif
+#ifdef JSMN_HEADER
+#define AZOI_OTHER_JSMN_HEADER
+#undef JSMN_HEADER
+#endif
+#undef JSMN_API
+#define JSMN_STATIC
+#define JSMN_STRICT
+#define JSMN_PARENT_LINKS
+#define jsmntype_t azoi_jsmn_type
+#define jsmnerr azoi_jsmn_err
+#define jsmntok azoi_jsmn_tok_tag
+#define jsmntok_t azoi_jsmn_tok
+#define jsmn_parser azoi_jsmn_parser
+#define jsmn_init azoi_jsmn_init
+#define jsmn_parse azoi_jsmn_parse
+#define jsmn_alloc_token azoi_jsmn_alloc_token
+#define jsmn_fill_token azoi_jsmn_fill_token
+#define jsmn_parse_primitive azoi_jsmn_parse_primitive
+#define jsmn_parse_string azoi_jsmn_parse_string
+#define JSMN_UNDEFINED AZOI_JSMN_UNDEFINED
+#define JSMN_OBJECT AZOI_JSMN_OBJECT
+#define JSMN_ARRAY AZOI_JSMN_ARRAY
+#define JSMN_STRING AZOI_JSMN_STRING
+#define JSMN_PRIMITIVE AZOI_JSMN_PRIMITIVE
+#define JSMN_ERROR_NOMEM AZOI_JSMN_ERROR_NOMEM
+#define JSMN_ERROR_INVAL AZOI_JSMN_ERROR_INVAL
+#define JSMN_ERROR_PART AZOI_JSMN_ERROR_PART
+#ifdef __GNUC__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#pragma GCC diagnostic ignored "-Wsign-compare"
+#pragma GCC diagnostic ignored "-Wshadow"
+#endif
+#include AZO_JSMN_HEADER
+#ifdef __GNUC__
+#pragma GCC diagnostic pop
+#endif
+#undef jsmntype_t
+#undef jsmnerr
+#undef jsmntok
+#undef jsmntok_t
+#undef jsmn_parser
+#undef jsmn_init
+#undef jsmn_parse
+#undef jsmn_alloc_token
+#undef jsmn_fill_token
+#undef jsmn_parse_primitive
+#undef jsmn_parse_string
+#undef JSMN_UNDEFINED
+#undef JSMN_OBJECT
+#undef JSMN_ARRAY
+#undef JSMN_STRING
+#undef JSMN_PRIMITIVE
+#undef JSMN_ERROR_NOMEM
+#undef JSMN_ERROR_INVAL
+#undef JSMN_ERROR_PART
+#undef JSMN_H
+#undef JSMN_API
+#undef JSMN_STATIC
+#undef JSMN_STRICT
+#undef JSMN_PARENT_LINKS
+#ifdef AZOI_OTHER_JSMN_STATIC
+#define JSMN_STATIC
+#undef AZOI_OTHER_JSMN_STATIC
+#endif
+#ifdef AZOI_OTHER_JSMN_H
+#define JSMN_H
+#ifdef JSMN_STATIC
+#define JSMN_API static
+#else
+#define JSMN_API extern
+#endif
+#undef AZOI_OTHER_JSMN_H
+#endif
+#ifdef AZOI_OTHER_JSMN_STRICT
+#define JSMN_STRICT
+#undef AZOI_OTHER_JSMN_STRICT
+#endif
+#ifdef AZOI_OTHER_JSMN_PARENT_LINKS
+#define JSMN_PARENT_LINKS
+#undef AZOI_OTHER_JSMN_PARENT_LINKS
+#endif
+#ifdef AZOI_OTHER_JSMN_HEADER
+#define JSMN_HEADER
+#undef AZOI_OTHER_JSMN_HEADER
+#endif
+
+#ifdef __GNUC__
+#define AZOI_PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
+#else
+#define AZOI_PRINTF(text, first)
+#endif
+
+#define AZOI_NEVER INT64_MAX
+#define AZOI_OF(pointer, type, member) ((type *)(void *)((char *)(pointer) - offsetof(type, member)))
+
+/* >>structs */
+
+/* ---- memory ---- */
+
+/* A growing, capped, NUL-terminated buffer. The first failure sticks, so a writer checks once, at its end. */
+typedef struct azoi_buf {
+    const azo_allocator *allocator;
+    char *data; /* NULL until something was added, else data[len] is NUL */
+    size_t len;
+    size_t cap; /* bytes of data[], the NUL's included */
+    size_t max; /* len never exceeds this */
+    bool secret; /* wiped wherever its bytes are let go */
+    azo_result failed; /* AZO_OK, AZO_ERR_MEMORY or AZO_ERR_LIMIT */
+} azoi_buf;
+
+/* ---- json ---- */
+
+/* Where a parse puts its tokens: one for the client, since no parse spans two steps. */
+typedef struct azoi_tokens {
+    const azo_allocator *allocator;
+    azoi_jsmn_tok *data;
+    size_t cap;
+} azoi_tokens;
+
+/* A checked and tokenised document. Values are named by token index: 0 is the root, -1 is "not there". */
+typedef struct azoi_json {
+    azo_str text;
+    const azoi_jsmn_tok *tokens;
+    int count;
+} azoi_json;
+
+typedef enum azoi_json_kind {
+    AZOI_JSON_NONE, /* no such value */
+    AZOI_JSON_NULL,
+    AZOI_JSON_BOOL,
+    AZOI_JSON_NUMBER,
+    AZOI_JSON_STRING,
+    AZOI_JSON_ARRAY,
+    AZOI_JSON_OBJECT
+} azoi_json_kind;
+
+/* ---- http ---- */
+
+/* Views into the text that was split. */
+typedef struct azoi_url {
+    bool secure;      /* https */
+    uint16_t port;    /* as given, or 80 or 443 */
+    azo_str userinfo; /* without the @ */
+    azo_str host;     /* without brackets */
+    azo_str path;     /* from the slash on; may be empty */
+    azo_str query;    /* without the question mark */
+} azoi_url;
+
+typedef enum azoi_framing {
+    AZOI_FRAMING_NONE,   /* no body: 1xx, 204, 304, length 0, answers to HEAD */
+    AZOI_FRAMING_LENGTH,
+    AZOI_FRAMING_CHUNKED,
+    AZOI_FRAMING_CLOSE   /* until the connection ends */
+} azoi_framing;
+
+/* A response head; the views point into its text. */
+typedef struct azoi_head {
+    int status;
+    bool keep_alive;
+    azoi_framing framing;
+    uint64_t length;
+    azo_str reason;
+    azo_str headers; /* the header lines, each with its line end */
+} azoi_head;
+
+/* Where a body decoder stands; see azoi_body_feed. */
+typedef struct azoi_body {
+    azoi_framing framing;
+    int state;          /* chunked: an azoi_chunk_state */
+    uint64_t left;      /* of the body, or of the chunk */
+    uint32_t overhead;  /* bytes of chunk extensions and trailers so far */
+} azoi_body;
+
+/* ---- sse ---- */
+
+typedef struct azoi_sse {
+    azoi_buf line; /* an unfinished line */
+    azoi_buf data; /* of the event so far */
+    azoi_buf name; /* of the event */
+    unsigned bom;  /* bytes of a byte order mark seen at the start; 3: none to come any more */
+    bool skip_lf;  /* the last line ended in CR */
+    bool has_data; /* a data field was seen, maybe an empty one */
+    bool ready;    /* data and name hold an event; the next feed clears them */
+} azoi_sse;
+
+/* ---- time ---- */
+
+/* How a failed attempt is repeated. Waits are in milliseconds, before jitter. */
+typedef struct azoi_policy {
+    int32_t first_wait;
+    int32_t max_wait;
+    int32_t gone_wait;      /* after a 410; 0: a 410 is final */
+    bool retries_connect;   /* a connection that could not be opened is worth another try */
+    bool (*retries_status)(int status);
+} azoi_policy;
+
+/* ---- pump ---- */
+
+/* Something that the pump can move. Upper layers set `advance`; lower ones only queue nodes. */
+typedef struct azoi_node {
+    struct azoi_node *prev;
+    struct azoi_node *next; /* NULL: not in the run queue */
+    void (*advance)(struct azoi_node *node);
+} azoi_node;
+
+/* Queues its node when due. Every timer has a reserved place in the heap while it is attached. */
+typedef struct azoi_timer {
+    int64_t due; /* monotonic ms; AZOI_NEVER: not set */
+    size_t place; /* in the heap, 1-based; 0: not in it */
+    azoi_node *node;
+} azoi_timer;
+
+enum { AZOI_MAX_FDS = 4 }; /* of one source: two for happy eyeballs, two to spare for a transport hook */
+
+/* A descriptor as the push hook was last told of it. */
+typedef struct azoi_told {
+    intptr_t fd;
+    unsigned events; /* 0: this place is free */
+    void *slot;
+} azoi_told;
+
+/* Something with descriptors: a connection, or a token provider that waits. */
+typedef struct azoi_source {
+    uint32_t id;
+    azoi_node *node; /* queued when something happened */
+    void (*happened)(struct azoi_source *source, unsigned events);
+    /* The present wishes; returns how many. May lower *timeout_ms. */
+    size_t (*describe)(struct azoi_source *source, azo_watch *out, size_t cap, int32_t *timeout_ms);
+    azoi_told told[AZOI_MAX_FDS];
+} azoi_source;
+
+typedef struct azoi_place { /* of the watch table; id = generation << 16 | index */
+    azoi_source *source;    /* NULL: free */
+    uint16_t generation;
+    uint16_t next_free;
+} azoi_place;
+
+typedef struct azoi_pump {
+    const azo_allocator *allocator;
+    const azo_loop *loop;
+    const azo_clock *clock;
+    int64_t now; /* monotonic ms, read once a turn */
+    bool stop;   /* leave the walk through the queue: the client is closing */
+    azoi_node queue; /* list head */
+    azoi_timer **heap; /* heap[1..heap_len] */
+    size_t heap_len;
+    size_t heap_cap;
+    size_t timers; /* attached: heap_cap > timers always */
+    azoi_place *places; /* places[1..place_count] */
+    size_t place_count;
+    size_t place_cap;
+    uint16_t first_free;
+    int64_t told_due; /* what loop.timer was last told: 0 soon, AZOI_NEVER */
+} azoi_pump;
+
+/* ---- transport ---- */
+
+#ifndef AZO_NO_SOCKETS
+/* What a name resolved to; kept for the life of the client, or until none of it answers any more. */
+typedef struct azoi_addresses {
+    struct azoi_addresses *next;
+    struct addrinfo *list; /* getaddrinfo's */
+    size_t winner; /* the one that answered last time is tried first; see azoi_address_at */
+    bool stale;    /* none answered: look up again */
+    size_t users;  /* sockets that are being connected to one of them */
+    size_t block_size;
+    const char *host; /* in this block */
+    uint16_t port;
+} azoi_addresses;
+
+/* One connection of the built-in transport: at most two sockets race (RFC 8305). */
+typedef struct azoi_socket {
+    int fd[2]; /* -1: none; fd[0] is the one that won, once connected */
+    size_t to[2]; /* number of the address */
+    azoi_addresses *addresses; /* NULL: not looked up yet, or connected */
+    size_t tried;              /* addresses so far */
+    int64_t stagger_at;        /* when to start the second one */
+    bool connected;
+    int last_errno;
+    size_t block_size;
+    const char *host; /* in this block */
+    uint16_t port;
+    uint32_t id;
+} azoi_socket;
+#endif
+
+#ifdef MBEDTLS_SSL_SESSION_TICKETS
+/* A TLS session to resume. Its trust is the client's, which never changes. */
+typedef struct azoi_session {
+    struct azoi_session *next;
+    mbedtls_ssl_session session;
+    size_t block_size;
+    const char *host; /* in this block */
+    uint16_t port;
+    bool once; /* a TLS 1.3 ticket: not to be used twice (RFC 8446 C.4) */
+} azoi_session;
+#endif
+
+enum { AZOI_MAX_DER = 8192, AZOI_CA_CHUNK = 4096 };
+
+typedef enum azoi_scan_mode {
+    AZOI_SCAN_TEXT, /* outside a block, behind the start of a line */
+    AZOI_SCAN_MARK, /* matching the line that opens a block */
+    AZOI_SCAN_BODY, /* decoding base64 */
+    AZOI_SCAN_SKIP  /* in a block that is not wanted or no good */
+} azoi_scan_mode;
+
+/* Looks through PEM text for certificates whose subject issued one of `chain`. */
+typedef struct azoi_scan {
+    const mbedtls_x509_crt *chain;
+    mbedtls_x509_crt found; /* a list */
+    int found_count;
+    size_t certificates; /* seen, wanted or not */
+    azo_result failed;   /* AZO_OK or AZO_ERR_MEMORY */
+    azoi_scan_mode mode;
+    size_t matched;  /* bytes of the opening line */
+    bool wanted;     /* the subject of this block is one that is looked for */
+    uint32_t bits;   /* of an unfinished group of four characters */
+    unsigned digits; /* in it */
+    size_t len;      /* of der[] */
+    unsigned char der[AZOI_MAX_DER];
+    char chunk[AZOI_CA_CHUNK];
+} azoi_scan;
+
+/* What all streams of a client share. */
+typedef struct azoi_net {
+    const azo_allocator *allocator;
+    azo_transport transport;
+    azo_clock clock;
+    azo_logger logger;
+    azoi_buf log_line; /* scratch for one line of the log */
+    azoi_buf ca_file; /* the desc's or SSL_CERT_FILE's; empty: the usual places */
+    azoi_buf ca_pem;  /* anchors from memory; empty: files */
+    bool tls_ready;
+#if MBEDTLS_VERSION_NUMBER < 0x04000000
+    mbedtls_entropy_context entropy;
+    mbedtls_ctr_drbg_context random;
+#endif
+    mbedtls_ssl_config config;
+    const char *alpn[2]; /* mbedTLS keeps the pointer */
+    int *suites;         /* likewise */
+    size_t suites_size;
+    mbedtls_x509_crt roots; /* found so far, maybe none yet; only grows */
+    int root_count;
+#ifdef MBEDTLS_SSL_SESSION_TICKETS
+    azoi_session *sessions;
+#endif
+#ifndef AZO_NO_SOCKETS
+    azoi_addresses *addresses;
+#endif
+    uint32_t jitter; /* state of the generator for waits */
+} azoi_net;
+
+/* One connection's bytes: the transport's, with TLS above it where `tls` is set. */
+typedef struct azoi_stream {
+    azoi_net *net;
+    void *conn; /* the transport's; NULL: closed */
+    mbedtls_ssl_context *tls;
+    const char *host; /* lives as long as the stream */
+    uint16_t port;
+    bool in_blocked;  /* the socket itself said "again" and nothing happened since */
+    bool out_blocked;
+    bool ended;       /* the peer's end was seen: never read again */
+    bool cut;         /* that end came without close_notify */
+    bool broken;      /* a read or write failed: no close_notify */
+    bool pending_roots; /* the library's own pass found no anchor: look one up at depth 0 */
+    bool checked;     /* a certificate was verified in this handshake: not a resumed session */
+    bool offered;     /* a session was offered to resume */
+    azo_result failed; /* what a hook or the trust lookup said, carried round mbedTLS */
+    int failed_errno;
+    size_t unsent;    /* length of the write that mbedTLS has not finished */
+    size_t seen;      /* of first[] */
+    unsigned char first[5]; /* what the peer began with: tells HTTP from TLS */
+    azo_error *error; /* where to explain; NULL: nowhere */
+} azoi_stream;
+
+/* ---- connections ---- */
+
+typedef enum azoi_conn_state {
+    AZOI_CONN_OPENING, /* name, addresses, TCP */
+    AZOI_CONN_PROXY,   /* CONNECT sent, status awaited */
+    AZOI_CONN_TLS,     /* handshake */
+    AZOI_CONN_READY,   /* open, nothing sent on it for its present job */
+    AZOI_CONN_BUSY,    /* its job drives it */
+    AZOI_CONN_DRAIN,   /* no job any more; the end of a body is still to come */
+    AZOI_CONN_IDLE,    /* no job; for the next one */
+    AZOI_CONN_FAILED   /* could not be opened or was cut: the job is told, and releases it */
+} azoi_conn_state;
+
+/* Where a request goes. The strings belong to whoever holds the origin. */
+typedef struct azoi_origin {
+    azo_str host;
+    uint16_t port;
+    bool secure;
+    bool direct; /* never through a proxy */
+} azoi_origin;
+
+typedef struct azoi_conn {
+    azoi_node node;
+    azoi_timer timer;
+    azoi_source source;
+    azoi_stream stream;
+    struct azo_client *client;
+    struct azoi_conn *prev; /* in the client's list of those in use, or of the idle ones */
+    struct azoi_conn *next;
+    azoi_node *user; /* its job; NULL: none */
+    azoi_conn_state state;
+    azo_result result; /* why it FAILED */
+    azoi_origin origin;
+    size_t block_size;
+    bool via_proxy; /* a tunnel */
+    bool counted;   /* against max_connections */
+    bool stale_able; /* was open before its job needed it, so the server may have closed it meanwhile */
+    bool wants;     /* BUSY: the job waits for it */
+    int64_t idle_since;
+    int64_t connect_by;
+    int32_t connect_ms;
+    azoi_buf out; /* head and start of the body, or the CONNECT head */
+    size_t out_sent;
+    azoi_buf in;  /* read and not used yet: a proxy's answer, or what came for a paused job */
+    azoi_body drain;
+} azoi_conn;
+
+/* ---- attempts ---- */
+
+typedef enum azoi_job_state {
+    AZOI_JOB_PREPARE, /* waits for its token, for its connection, or for both */
+    AZOI_JOB_SEND,
+    AZOI_JOB_HEAD,    /* all sent; waits for the answer's head */
+    AZOI_JOB_BODY,
+    AZOI_JOB_BACKOFF, /* waits before the next attempt */
+    AZOI_JOB_DONE
+} azoi_job_state;
+
+typedef enum azoi_job_kind {
+    AZOI_KIND_TOKEN,
+    AZOI_KIND_CHAT,
+    AZOI_KIND_EMBED,
+    AZOI_KIND_RAW,
+    AZOI_KIND_FETCH /* internal: a token request */
+} azoi_job_kind;
+
+/* What the machine of attempts does not know. Each may be NULL. Those that fail explain in job->error. */
+typedef struct azoi_job_ops {
+    azoi_job_kind kind;
+    /* Before an attempt. PENDING: the job is queued somewhere and will be woken. */
+    azo_result (*authorize)(azo_request *job);
+    /* Adds credential header lines to a head. */
+    void (*sign)(azo_request *job, azoi_buf *head);
+    /* After a whole 401. OK: authorize again and replay. Anything else: the 401 stands. */
+    azo_result (*challenge)(azo_request *job);
+    /* Forget what an attempt collected. */
+    void (*restart)(azo_request *job);
+    /* A piece of a 2xx body; takes bytes off its front. PENDING: paused, the rest is kept for later. Sets
+     * job->complete where the answer is whole before the body ends. NULL: the body is collected in job->body. */
+    azo_result (*data)(azo_request *job, azo_str *piece);
+    /* The 2xx body is whole. */
+    azo_result (*end)(azo_request *job);
+    /* The answer that stands is not a 2xx: turn status and job->body into an error. */
+    azo_result (*refuse)(azo_request *job);
+    /* The outcome is final (job->result). */
+    void (*finish)(azo_request *job);
+    /* Free what job->data holds. */
+    void (*drop)(azo_request *job);
+} azoi_job_ops;
+
+/* Everything azoi_job_new needs; all of it is copied, borrowed bodies and callbacks excepted. */
+typedef struct azoi_job_spec {
+    const azoi_job_ops *ops;
+    const azoi_policy *policy;
+    azoi_origin origin;
+    azo_str method;
+    azo_str target;  /* path and query, encoded */
+    azo_str headers; /* further lines, each with CRLF */
+    azo_str log_headers; /* the same with secret values replaced */
+    azo_str body;
+    bool has_body;   /* send a Content-Length, be it 0 */
+    bool body_borrowed;
+    azo_read_fn read_body; /* instead of body.ptr; body.len is its length */
+    void *read_user_data;
+    int32_t connect_ms; /* all limits resolved: AZO_OFF or > 0 */
+    int32_t first_byte_ms;
+    int32_t idle_ms;
+    int32_t total_ms;
+    int max_retries;
+    size_t max_body;
+    size_t data_size; /* of job->data, zeroed */
+    void *tag;
+    bool secret_body; /* the answer holds a token: wipe it */
+} azoi_job_spec;
+
+struct azoi_slot;
+
+struct azo_request {
+    azoi_node node;
+    azoi_timer timer;
+    azo_client *client; /* NULL: the client was closed */
+    azo_allocator allocator;
+    size_t block_size;
+    const azoi_job_ops *ops;
+    void *data; /* of its kind */
+    void *tag;
+    azo_request *prev; /* of all requests of the client */
+    azo_request *next;
+    azo_request *prev_finished;
+    azo_request *next_finished;
+    bool listed;   /* in the finished list */
+    bool freed;    /* nobody wants it any more: freed as soon as its turn is over */
+    bool in_turn;
+    bool cancelled;
+    bool in_callback;
+
+    /* token */
+    struct azoi_slot *slot;
+    azo_request *prev_waiting; /* in the slot's FIFO */
+    azo_request *next_waiting;
+    bool waiting;
+    bool authorized;
+    bool replayed;       /* after a 401, once */
+    bool refetched;      /* this job has caused a token to be fetched after a 401 */
+    uint32_t generation; /* of the token that the attempt carries */
+    uint32_t fetch_wanted; /* no token of an earlier fetch than this will do; 0: any */
+
+    /* connection */
+    azoi_conn *conn;
+    azo_request *prev_capped; /* in the client's FIFO for max_connections */
+    azo_request *next_capped;
+    bool capped;
+
+    /* attempt */
+    azoi_job_state state;
+    azo_result result;
+    azoi_policy policy;
+    azoi_job_spec spec; /* its strings point into this block */
+    int attempts;       /* counted ones */
+    int retries_left;
+    bool fresh_only;    /* the free reconnect after a stale connection was used */
+    bool conn_failed;   /* a connection opened ahead of the token failed: wait for the token */
+    bool final;         /* the failure is none of HTTP's: no retry */
+    bool sent_all;
+    bool got_byte;      /* of this attempt's answer */
+    bool delivered;     /* an event or data callback was called: never retry */
+    bool paused;
+    bool resumed;       /* deliver what was left before reading on */
+    bool complete;      /* the answer is whole, whatever is left of the body */
+    bool body_whole;    /* the decoder saw the end */
+    bool keep_conn;
+    uint64_t body_sent;
+    int interim;        /* 1xx heads so far */
+    int64_t total_by;
+    int64_t wake_at;    /* end of the backoff */
+    int64_t first_byte_by;
+    int64_t last_byte;  /* for the idle limit */
+    azoi_head head;     /* status 0: none yet */
+    azoi_buf head_text;
+    azoi_body decoder;
+    azoi_buf body;      /* what is collected */
+    azoi_buf held;      /* decoded and not delivered: the job was paused */
+    azo_error error;    /* last: filled in on failure only */
+};
+
+/* ---- credentials ---- */
+
+typedef enum azoi_identity_kind {
+    AZOI_IDENTITY_KEY,
+    AZOI_IDENTITY_STATIC,   /* a fixed token */
+    AZOI_IDENTITY_PROVIDER,
+    AZOI_IDENTITY_CHAIN     /* of the members below */
+} azoi_identity_kind;
+
+enum { AZOI_MEMBER_SECRET = 0, AZOI_MEMBER_IMDS = 1, AZOI_MEMBER_COUNT = 2 };
+
+typedef struct azoi_identity {
+    azoi_identity_kind kind;
+    azoi_buf secret;   /* the key or the static token */
+    azo_token_fn provider;
+    void *provider_data;
+    bool members[AZOI_MEMBER_COUNT]; /* which ones are in the chain */
+    int winner;        /* -1: none yet */
+    azoi_buf tenant_id;
+    azoi_buf client_id;
+    azoi_buf client_secret;
+    azoi_buf authority;    /* URL without a slash at its end */
+    azoi_buf imds;         /* the same */
+    const char *selector;  /* "client_id", "object_id", "msi_res_id"; NULL: system-assigned */
+    azoi_buf selected;     /* its value */
+    bool selected_by_env;  /* it is AZURE_CLIENT_ID's */
+    azoi_buf missing;      /* why there is no client secret to use; empty: there is one */
+    azoi_buf foreign;      /* name of a variable that points to a source we do not speak; empty: none */
+} azoi_identity;
+
+typedef enum azoi_slot_state {
+    AZOI_SLOT_EMPTY,
+    AZOI_SLOT_FETCHING, /* no usable token; a fetch runs */
+    AZOI_SLOT_FRESH,
+    AZOI_SLOT_AGING,    /* past refresh_at, still served; a fetch may run */
+    AZOI_SLOT_HELD      /* a recent failure is answered from memory */
+} azoi_slot_state;
+
+/* The token of one scope. */
+typedef struct azoi_slot {
+    azoi_node node;   /* the provider's turn */
+    azoi_timer timer;
+    azoi_source source; /* the provider's descriptor */
+    azo_client *client;
+    struct azoi_slot *next;
+    azoi_slot_state state;
+    azoi_buf scope;
+    azoi_buf claims;  /* of the fetch that runs; empty: none */
+    azoi_buf wanted;  /* claims that the next fetch is to carry */
+    azoi_buf token;
+    uint32_t generation; /* rises when the token string changes; 0: never had one */
+    uint32_t fetches;    /* how many were begun */
+    uint32_t token_fetch; /* which of them gave the token */
+    bool once;           /* its lifetime is not known, or too short to keep: only for those who waited for it */
+    int source_member;   /* which member gave the token */
+    int member;          /* that is being asked */
+    bool walking;        /* a member failed; the next one is asked in the slot's turn */
+    bool asked;          /* the fetch that runs has sent something */
+    int64_t refresh_at;
+    int64_t expires_at;
+    int64_t hold_until;  /* HELD, and AGING after a failed refresh */
+    int64_t forced_at;   /* last fetch because of a 401 */
+    uint32_t forced_generation; /* what was refused then */
+    int64_t fetch_sent_at; /* expiry counts from here */
+    azo_request *fetch;  /* the running job; NULL: none */
+    azo_request *first_waiting;
+    azo_request *last_waiting;
+    void *provider_state;
+    intptr_t provider_fd;
+    unsigned provider_events;
+    bool provider_asked; /* it said PENDING */
+    azo_error error;     /* of the last fetch that failed */
+    char lines[512];     /* what each member of the chain said */
+} azoi_slot;
+
+/* job->data of a token request. */
+typedef struct azoi_fetch {
+    azoi_slot *slot;
+    int member;
+    bool unavailable;     /* not there, rather than refused: the chain goes on */
+    azoi_buf token;
+    int64_t lifetime_s;
+    int64_t refresh_in_s; /* 0: not said */
+} azoi_fetch;
+
+/* ---- client ---- */
+
+struct azo_client {
+    azo_allocator allocator;
+    azoi_pump pump;
+    azoi_net net;
+    azo_loop loop;
+    bool in_step;
+    bool in_callback; /* an event, data or read callback */
+    bool closing;     /* azo_client_close was called inside a callback */
+    bool (*interrupted)(void *user_data);
+    void *interrupt_user_data;
+
+    /* settings; empty: not given */
+    azoi_buf endpoint;
+    azoi_buf deployment;
+    azoi_buf api_version;
+    azoi_buf scope;
+    azoi_buf auth_header;
+    azoi_buf headers;     /* lines for every request to the service */
+    azoi_buf log_headers; /* the same with their values replaced */
+    azoi_buf proxy_host;
+    azoi_buf proxy_auth; /* base64 of user:password */
+    uint16_t proxy_port;
+    azoi_buf no_proxy;
+    int32_t connect_ms; /* AZO_OFF or > 0, here and below */
+    int32_t first_byte_ms;
+    int32_t idle_ms;
+    int32_t total_ms;
+    int32_t max_retry_wait_ms;
+    int max_retries;
+    int max_connections; /* 0: no limit */
+    size_t max_response;
+    size_t max_header;
+    size_t max_event;
+
+    azoi_identity identity;
+    azoi_slot *slots;
+
+    azoi_conn *conns; /* all but the idle ones */
+    azoi_conn *idle;  /* the one used last first */
+    int idle_count;
+    int counted_conns;
+    azo_request *first_capped;
+    azo_request *last_capped;
+
+    azo_request *jobs;
+    azo_request *first_finished;
+    azo_request *last_finished;
+
+    azoi_buf scratch;  /* azo_X_begin builds here */
+    azoi_buf decoded;  /* event texts, valid during one callback */
+    azoi_buf input;    /* AZOI_READ_SIZE bytes of room for one read */
+    azoi_tokens tokens;
+    azo_watch *watches; /* of azo_poll */
+    size_t watch_cap;
+};
+
+/* ---- calls ---- */
+
+/* A text somewhere in a buffer that still moves. */
+typedef struct azoi_span {
+    size_t at;
+    size_t len;
+    size_t room; /* in a builder's arena: its bytes, the NUL's included; 0: nothing came */
+} azoi_span;
+
+/* The block behind a reply: this, the reply itself, its tables, its texts. Independent of client and request. */
+typedef struct azoi_owned {
+    azo_allocator allocator;
+    size_t size;
+    char *at;      /* where the next text goes while it is filled */
+    azoi_buf body; /* taken over from the request */
+    float *vectors;
+    size_t vectors_size;
+} azoi_owned;
+
+/* job->data of every call begins with this. */
+typedef struct azoi_answer {
+    azoi_owned *owned;   /* made when the answer is whole */
+    bool dated;          /* the route */
+    char version[32];    /* of the dated route, for errors; may be cut */
+    char deployment[64]; /* the same */
+} azoi_answer;
+
+typedef enum azoi_stream_mode {
+    AZOI_STREAM_UNKNOWN, /* nothing but white space came */
+    AZOI_STREAM_EVENTS,
+    AZOI_STREAM_WHOLE    /* one body, asked for or not */
+} azoi_stream_mode;
+
+typedef struct azoi_chat_choice {
+    int index;
+    azoi_span text;
+    azoi_span refusal;
+    azoi_span finish;
+    azoi_span filter;
+    azoi_span message; /* in the buffer of azoi_chat_messages */
+} azoi_chat_choice;
+
+typedef struct azoi_chat_tool {
+    int choice;
+    int index;
+    bool custom; /* a custom tool: its input is no JSON */
+    azoi_span id;
+    azoi_span name;
+    azoi_span arguments;
+} azoi_chat_tool;
+
+/* A chat reply as it grows, from one body or from many chunks. */
+typedef struct azoi_chat {
+    azoi_answer answer;
+    azo_event_fn on_event;
+    void *user_data;
+    azoi_stream_mode mode;
+    azoi_sse sse;
+    bool in_event;    /* sse holds an event that is not dealt with to its end */
+    bool by_line;     /* its lines are chunks of their own */
+    size_t line_at;
+    size_t line_len;
+    unsigned done;    /* steps taken in the present chunk: a pause must neither lose nor repeat one */
+    bool got_event;
+    bool ended;       /* [DONE] */
+    size_t total;     /* bytes of text so far, against max_response */
+    azoi_buf arena;
+    azoi_chat_choice first; /* where one choice needs no table */
+    azoi_chat_choice *choices; /* by index */
+    size_t choice_count;
+    size_t choice_cap;
+    azoi_chat_tool *tools; /* by choice and index */
+    size_t tool_count;
+    size_t tool_cap;
+    azoi_span id;
+    azoi_span model;
+    azoi_span prompt_filter;
+    azoi_span usage;
+    int64_t counts[4]; /* prompt, cached, completion, reasoning tokens */
+} azoi_chat;
+
+typedef struct azoi_embed {
+    azoi_answer answer;
+    size_t count;
+    size_t dimensions; /* 0: no row was seen yet */
+    float *vectors;    /* the caller's, or ours */
+    size_t vector_cap; /* the caller's */
+    size_t own_size;   /* of ours in bytes; 0: the caller's */
+    int64_t prompt_tokens;
+} azoi_embed;
+
+typedef struct azoi_raw {
+    azoi_answer answer;
+    azo_data_fn on_body;
+    azo_event_fn on_event;
+    void *user_data;
+    azoi_stream_mode mode;
+    azoi_sse sse;
+    bool ended;
+} azoi_raw;
+
+struct azo_history {
+    azo_allocator allocator;
+    azoi_buf text; /* the messages with a comma between them */
+    size_t *ends;  /* of each message in the text */
+    size_t count;
+    size_t cap;
+};
+
+/* >>memory */
+
+/* The allocator, checked sizes and the growing buffer. Everything above allocates through here. Sizes travel with
+ * pointers, since an allocator hook is told them when it frees. */
+
+/* Through a volatile pointer, so that the compiler cannot prove the stores dead and drop them. */
+static void azoi_wipe(void *ptr, size_t size) {
+    volatile unsigned char *bytes = (volatile unsigned char *)ptr;
+    while (size > 0) {
+        size--;
+        bytes[size] = 0;
+    }
+}
+
+static void *azoi_default_resize(void *ptr, size_t old_size, size_t new_size, void *user_data) {
+    (void)old_size;
+    (void)user_data;
+    if (new_size == 0) {
+        free(ptr);
+        return NULL;
+    }
+    return realloc(ptr, new_size);
+}
+
+/* An allocator that is all zero is the built-in one. Freeing NULL does not reach the hook. */
+static void *azoi_resize(const azo_allocator *a, void *ptr, size_t old_size, size_t new_size) {
+    if (ptr == NULL && new_size == 0) {
+        return NULL;
+    }
+    if (a->resize == NULL) {
+        return azoi_default_resize(ptr, old_size, new_size, NULL);
+    }
+    return a->resize(ptr, old_size, new_size, a->user_data);
+}
+
+/* A size of 0 gives NULL. */
+static void *azoi_alloc(const azo_allocator *a, size_t size) {
+    void *ptr = azoi_resize(a, NULL, 0, size);
+    if (ptr != NULL) {
+        memset(ptr, 0, size);
+    }
+    return ptr;
+}
+
+static void azoi_free(const azo_allocator *a, void *ptr, size_t size) {
+    if (ptr != NULL) {
+        azoi_resize(a, ptr, size, 0);
+    }
+}
+
+static bool azoi_sum(size_t a, size_t b, size_t *out) {
+    *out = a + b;
+    return *out >= a;
+}
+
+static bool azoi_product(size_t a, size_t b, size_t *out) {
+    *out = a * b;
+    return a == 0 || *out / a == b;
+}
+
+/* ---- azoi_buf: no text that is added may lie in the buffer itself ---- */
+
+static void azoi_buf_init(azoi_buf *b, const azo_allocator *a, size_t max, bool secret) {
+    b->allocator = a;
+    b->data = NULL;
+    b->len = 0;
+    b->cap = 0;
+    b->max = max;
+    b->secret = secret;
+    b->failed = AZO_OK;
+}
+
+/* Moves the bytes into a block of `cap`. A secret is not left to realloc, which would leave a copy behind. */
+static bool azoi_buf_move(azoi_buf *b, size_t cap) {
+    char *data;
+    if (b->secret) {
+        data = (char *)azoi_resize(b->allocator, NULL, 0, cap);
+        if (data != NULL && b->data != NULL) {
+            memcpy(data, b->data, b->len);
+            azoi_wipe(b->data, b->cap);
+            azoi_free(b->allocator, b->data, b->cap);
+        }
+    } else {
+        data = (char *)azoi_resize(b->allocator, b->data, b->cap, cap);
+    }
+    if (data == NULL) {
+        b->failed = AZO_ERR_MEMORY;
+        return false;
+    }
+    data[b->len] = '\0';
+    b->data = data;
+    b->cap = cap;
+    return true;
+}
+
+/* Doubles, so that n bytes added one by one cost O(n); the doubling stops at max. */
+static bool azoi_buf_reserve(azoi_buf *b, size_t more) {
+    size_t need;
+    size_t cap;
+    if (b->failed != AZO_OK) {
+        return false;
+    }
+    if (b->len > b->max || more > b->max - b->len || !azoi_sum(b->len + more, 1, &need)) {
+        b->failed = AZO_ERR_LIMIT;
+        return false;
+    }
+    if (need <= b->cap) {
+        return true;
+    }
+    cap = b->cap < 32 ? 64 : b->cap;
+    cap = cap > SIZE_MAX / 2 ? SIZE_MAX : cap * 2;
+    if (cap - 1 > b->max) {
+        cap = b->max + 1;
+    }
+    return azoi_buf_move(b, cap < need ? need : cap);
+}
+
+static void azoi_buf_add(azoi_buf *b, const void *bytes, size_t len) {
+    if (!azoi_buf_reserve(b, len)) {
+        return;
+    }
+    if (len > 0) {
+        memcpy(b->data + b->len, bytes, len);
+        b->len += len;
+        b->data[b->len] = '\0';
+    }
+}
+
+static void azoi_buf_str(azoi_buf *b, azo_str text) {
+    azoi_buf_add(b, text.ptr, text.len);
+}
+
+static void azoi_buf_puts(azoi_buf *b, const char *text) {
+    azoi_buf_add(b, text, strlen(text));
+}
+
+static void azoi_buf_char(azoi_buf *b, char c) {
+    azoi_buf_add(b, &c, 1);
+}
+
+static void azoi_buf_int(azoi_buf *b, int64_t value) {
+    char digits[20];
+    size_t at = sizeof digits;
+    uint64_t rest = value < 0 ? (uint64_t)0 - (uint64_t)value : (uint64_t)value;
+    do {
+        at--;
+        digits[at] = (char)('0' + (int)(rest % 10));
+        rest /= 10;
+    } while (rest > 0);
+    if (value < 0) {
+        at--;
+        digits[at] = '-';
+    }
+    azoi_buf_add(b, digits + at, sizeof digits - at);
+}
+
+static void azoi_buf_drop(azoi_buf *b, size_t count) {
+    if (count > b->len) {
+        count = b->len;
+    }
+    if (count == 0) {
+        return;
+    }
+    b->len -= count;
+    memmove(b->data, b->data + count, b->len);
+    if (b->secret) {
+        azoi_wipe(b->data + b->len, count);
+    }
+    b->data[b->len] = '\0';
+}
+
+static void azoi_buf_clear(azoi_buf *b) {
+    if (b->data != NULL) {
+        if (b->secret) {
+            azoi_wipe(b->data, b->len);
+        }
+        b->data[0] = '\0';
+    }
+    b->len = 0;
+    b->failed = AZO_OK;
+}
+
+static void azoi_buf_free(azoi_buf *b) {
+    azoi_buf_clear(b);
+    if (b->data != NULL && b->secret) {
+        azoi_wipe(b->data, b->cap); /* the bytes behind len too: whoever reserves may have written there */
+    }
+    azoi_free(b->allocator, b->data, b->cap);
+    b->data = NULL;
+    b->cap = 0;
+}
+
+static azo_str azoi_buf_view(const azoi_buf *b) {
+    azo_str view;
+    view.ptr = b->data;
+    view.len = b->len;
+    return view;
+}
+
+static bool azoi_buf_set(azoi_buf *b, azo_str text) {
+    azoi_buf_clear(b);
+    azoi_buf_str(b, text);
+    return b->failed == AZO_OK;
+}
+
+/* >>strings */
+
+/* Views, ASCII, numbers, UTF-8 and encodings. Nothing here depends on the locale: toupper, isdigit and their like
+ * do, and so does the decimal point of printf and strtod, which is worked around below. */
+
+static azo_str azoi_view(const char *ptr, size_t len) {
+    azo_str view;
+    view.ptr = ptr;
+    view.len = len;
+    return view;
+}
+
+static bool azoi_is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+
+static char azoi_lower(char c) {
+    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+}
+
+static bool azoi_is_alpha(char c) {
+    return azoi_lower(c) >= 'a' && azoi_lower(c) <= 'z';
+}
+
+static bool azoi_is_space(char c) {
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+/* The value of a hexadecimal digit, or -1. */
+static int azoi_hex(char c) {
+    if (azoi_is_digit(c)) {
+        return c - '0';
+    }
+    c = azoi_lower(c);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* ---- views ---- */
+
+static bool azoi_same(azo_str a, azo_str b) {
+    return a.len == b.len && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
+}
+
+static bool azoi_same_ci(azo_str a, azo_str b) {
+    size_t i;
+    if (a.len != b.len) {
+        return false;
+    }
+    for (i = 0; i < a.len; i++) {
+        if (azoi_lower(a.ptr[i]) != azoi_lower(b.ptr[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool azoi_equal(azo_str a, const char *b) {
+    return azoi_same(a, azo_s(b));
+}
+
+static bool azoi_equal_ci(azo_str a, const char *b) {
+    return azoi_same_ci(a, azo_s(b));
+}
+
+/* What is left behind the first `count` bytes. */
+static azo_str azoi_skip(azo_str s, size_t count) {
+    if (count > s.len) {
+        count = s.len;
+    }
+    return count == 0 ? s : azoi_view(s.ptr + count, s.len - count);
+}
+
+static bool azoi_starts(azo_str s, const char *prefix) {
+    size_t len = strlen(prefix);
+    return s.len >= len && azoi_equal(azoi_view(s.ptr, len), prefix);
+}
+
+static bool azoi_starts_ci(azo_str s, const char *prefix) {
+    size_t len = strlen(prefix);
+    return s.len >= len && azoi_equal_ci(azoi_view(s.ptr, len), prefix);
+}
+
+static bool azoi_ends(azo_str s, const char *suffix) {
+    size_t len = strlen(suffix);
+    return s.len >= len && azoi_equal(azoi_skip(s, s.len - len), suffix);
+}
+
+static bool azoi_ends_ci(azo_str s, const char *suffix) {
+    size_t len = strlen(suffix);
+    return s.len >= len && azoi_equal_ci(azoi_skip(s, s.len - len), suffix);
+}
+
+static azo_str azoi_trim(azo_str s) {
+    while (s.len > 0 && azoi_is_space(s.ptr[0])) {
+        s = azoi_skip(s, 1);
+    }
+    while (s.len > 0 && azoi_is_space(s.ptr[s.len - 1])) {
+        s.len--;
+    }
+    return s;
+}
+
+static size_t azoi_find(azo_str s, char c) {
+    const char *at = s.len == 0 ? NULL : (const char *)memchr(s.ptr, c, s.len);
+    return at == NULL ? s.len : (size_t)(at - s.ptr);
+}
+
+static bool azoi_contains_ci(azo_str s, const char *part) {
+    while (!azoi_starts_ci(s, part)) {
+        if (s.len == 0) {
+            return false;
+        }
+        s = azoi_skip(s, 1);
+    }
+    return true;
+}
+
+static bool azoi_has_control(azo_str s) {
+    size_t i;
+    for (i = 0; i < s.len; i++) {
+        if ((unsigned char)s.ptr[i] < 0x20 || s.ptr[i] == 0x7f) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- numbers ---- */
+
+static bool azoi_parse_u64(azo_str digits, uint64_t *out) {
+    uint64_t value = 0;
+    size_t i;
+    for (i = 0; i < digits.len; i++) {
+        unsigned digit = (unsigned)(unsigned char)digits.ptr[i] - '0';
+        if (digit > 9 || value > (UINT64_MAX - digit) / 10) {
+            return false;
+        }
+        value = value * 10 + digit;
+    }
+    *out = value;
+    return digits.len > 0;
+}
+
+/* 767 digits decide every double exactly; what follows only says on which side of a halfway point the number lies,
+ * so one nonzero digit can stand for all of it. */
+enum { AZOI_MAX_DIGITS = 770 };
+
+/* A number taken apart: digits x 10^exponent. */
+typedef struct azoi_decimal {
+    bool negative;
+    int64_t exponent;
+    uint64_t leading; /* the digits as an integer, while count <= 19 */
+    size_t count;     /* without zeros in front */
+    char digits[AZOI_MAX_DIGITS + 1];
+} azoi_decimal;
+
+static void azoi_decimal_digit(azoi_decimal *d, char c) {
+    if (d->count == 0 && c == '0') {
+        return;
+    }
+    if (d->count < AZOI_MAX_DIGITS) {
+        d->digits[d->count] = c;
+        d->count++;
+        d->leading = d->leading * 10 + (uint64_t)(c - '0');
+        return;
+    }
+    d->exponent++;
+    if (c != '0') {
+        d->digits[AZOI_MAX_DIGITS - 1] = '1'; /* sticky: behind the digits that decide */
+    }
+}
+
+/* Takes a JSON number apart; false if it is none. */
+static bool azoi_decimal_read(azoi_decimal *d, azo_str number) {
+    size_t at = 0;
+    size_t start;
+    int64_t power = 0;
+    bool negative_power;
+    d->negative = number.len > 0 && number.ptr[0] == '-';
+    d->exponent = 0;
+    d->leading = 0;
+    d->count = 0;
+    at += d->negative ? 1 : 0;
+    for (start = at; at < number.len && azoi_is_digit(number.ptr[at]); at++) {
+        azoi_decimal_digit(d, number.ptr[at]);
+    }
+    if (at == start || (number.ptr[start] == '0' && at > start + 1)) {
+        return false;
+    }
+    if (at < number.len && number.ptr[at] == '.') {
+        for (start = ++at; at < number.len && azoi_is_digit(number.ptr[at]); at++) {
+            azoi_decimal_digit(d, number.ptr[at]);
+            d->exponent--;
+        }
+        if (at == start) {
+            return false;
+        }
+    }
+    if (at == number.len) {
+        return true;
+    }
+    if (azoi_lower(number.ptr[at]) != 'e') {
+        return false;
+    }
+    at++;
+    negative_power = at < number.len && number.ptr[at] == '-';
+    at += at < number.len && (number.ptr[at] == '-' || number.ptr[at] == '+') ? 1 : 0;
+    for (start = at; at < number.len && azoi_is_digit(number.ptr[at]); at++) {
+        power = power > INT64_MAX / 20 ? power : power * 10 + (number.ptr[at] - '0');
+    }
+    d->exponent += negative_power ? -power : power;
+    return at == number.len && at > start;
+}
+
+/* Up to 15 digits and 10^22 are exact in a double, so one rounding is left (Clinger 1990). Only where the compiler
+ * computes in double, not in the wider registers of the x87. */
+static bool azoi_decimal_fast(const azoi_decimal *d, double *out) {
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD == 0
+    static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    if (d->count > 15 || d->exponent < -22 || d->exponent > 22) {
+        return false;
+    }
+    *out = (double)d->leading;
+    if (d->exponent < 0) {
+        *out /= powers[-d->exponent];
+    } else {
+        *out *= powers[d->exponent];
+    }
+    return true;
+#else
+    (void)d;
+    (void)out;
+    return false;
+#endif
+}
+
+/* strtod gets the digits as an integer with an exponent: no decimal point, so no locale. Too large for a double is
+ * false, too small is zero. */
+static bool azoi_parse_double(azo_str number, double *out) {
+    azoi_decimal d;
+    char text[AZOI_MAX_DIGITS + 32];
+    double value = 0;
+    if (!azoi_decimal_read(&d, number)) {
+        return false;
+    }
+    if (d.count > 0 && !azoi_decimal_fast(&d, &value)) {
+        int64_t exponent = d.exponent;
+        if (exponent > 100000) {
+            exponent = 100000;
+        } else if (exponent < -100000) {
+            exponent = -100000;
+        }
+        d.digits[d.count] = '\0';
+        snprintf(text, sizeof text, "%se%d", d.digits, (int)exponent);
+        value = strtod(text, NULL);
+        if (value > DBL_MAX) {
+            return false;
+        }
+    }
+    *out = d.negative ? -value : value;
+    return true;
+}
+
+/* "%.*g" in whatever locale this is; its decimal point, which may have several bytes, becomes a dot. */
+static size_t azoi_print_digits(char *out, size_t cap, int digits, double value) {
+    size_t from;
+    size_t to = 0;
+    snprintf(out, cap, "%.*g", digits, value);
+    for (from = 0; out[from] != '\0'; from++) {
+        char c = out[from];
+        if (azoi_is_digit(c) || c == '-' || c == '+' || c == 'e') {
+            out[to] = c;
+            to++;
+        } else if (to > 0 && out[to - 1] != '.') {
+            out[to] = '.';
+            to++;
+        }
+    }
+    return to;
+}
+
+static void azoi_print_double(azoi_buf *b, double value) {
+    char text[64];
+    size_t len = 0;
+    int digits;
+    double back = 0;
+    if (!(value >= -DBL_MAX && value <= DBL_MAX)) {
+        azoi_buf_puts(b, "null"); /* callers refuse these; what is sent stays JSON all the same */
+        return;
+    }
+    if (value > -1e15 && value < 1e15 && (value >= 1 || value <= -1) && value == (double)(int64_t)value) {
+        azoi_buf_int(b, (int64_t)value); /* 100, where the shortest form is 1e+02 */
+        return;
+    }
+    for (digits = 1; digits <= 17; digits++) {
+        len = azoi_print_digits(text, sizeof text, digits, value);
+        if (azoi_parse_double(azoi_view(text, len), &back) && back >= value && back <= value) {
+            break;
+        }
+    }
+    azoi_buf_add(b, text, len);
+}
+
+/* ---- UTF-8 ---- */
+
+/* Unicode 15, table 3-7: no overlong forms, no surrogates, nothing above U+10FFFF. */
+static size_t azoi_utf8(const char *bytes, size_t len) {
+    const unsigned char *u = (const unsigned char *)bytes;
+    unsigned low = 0x80;
+    unsigned high = 0xbf;
+    size_t size;
+    size_t i;
+    if (len == 0) {
+        return 0;
+    }
+    if (u[0] < 0x80) {
+        return 1;
+    }
+    if (u[0] < 0xc2 || u[0] > 0xf4) {
+        return 0;
+    }
+    size = u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : 4;
+    if (len < size) {
+        return 0;
+    }
+    if (u[0] == 0xe0) {
+        low = 0xa0;
+    } else if (u[0] == 0xed) {
+        high = 0x9f;
+    } else if (u[0] == 0xf0) {
+        low = 0x90;
+    } else if (u[0] == 0xf4) {
+        high = 0x8f;
+    }
+    if (u[1] < low || u[1] > high) {
+        return 0;
+    }
+    for (i = 2; i < size; i++) {
+        if (u[i] < 0x80 || u[i] > 0xbf) {
+            return 0;
+        }
+    }
+    return size;
+}
+
+/* Writes up to 4 bytes; a surrogate or a number above U+10FFFF is written as U+FFFD. */
+static size_t azoi_utf8_put(char *out, uint32_t code) {
+    if ((code >= 0xd800 && code <= 0xdfff) || code > 0x10ffff) {
+        code = 0xfffd;
+    }
+    if (code < 0x80) {
+        out[0] = (char)code;
+        return 1;
+    }
+    if (code < 0x800) {
+        out[0] = (char)(0xc0 | (code >> 6));
+        out[1] = (char)(0x80 | (code & 0x3f));
+        return 2;
+    }
+    if (code < 0x10000) {
+        out[0] = (char)(0xe0 | (code >> 12));
+        out[1] = (char)(0x80 | ((code >> 6) & 0x3f));
+        out[2] = (char)(0x80 | (code & 0x3f));
+        return 3;
+    }
+    out[0] = (char)(0xf0 | (code >> 18));
+    out[1] = (char)(0x80 | ((code >> 12) & 0x3f));
+    out[2] = (char)(0x80 | ((code >> 6) & 0x3f));
+    out[3] = (char)(0x80 | (code & 0x3f));
+    return 4;
+}
+
+/* The length without a sequence at the end that was cut in the middle. */
+static size_t azoi_utf8_cut(const char *bytes, size_t len) {
+    size_t back;
+    for (back = 1; back <= 3 && back <= len; back++) {
+        unsigned char c = (unsigned char)bytes[len - back];
+        if (c >= 0xc0) {
+            return azoi_utf8(bytes + len - back, back) == 0 ? len - back : len;
+        }
+        if (c < 0x80) {
+            break;
+        }
+    }
+    return len;
+}
+
+/* ---- encodings ---- */
+
+static void azoi_percent(azoi_buf *b, azo_str text, const char *keep) {
+    static const char hex[] = "0123456789ABCDEF";
+    size_t i;
+    for (i = 0; i < text.len; i++) {
+        char c = text.ptr[i];
+        unsigned byte = (unsigned char)c;
+        if (azoi_is_alpha(c) || azoi_is_digit(c) || (c != '\0' && (strchr("-._~", c) || strchr(keep, c)))) {
+            azoi_buf_char(b, c);
+        } else {
+            azoi_buf_char(b, '%');
+            azoi_buf_char(b, hex[byte >> 4]);
+            azoi_buf_char(b, hex[byte & 15]);
+        }
+    }
+}
+
+static void azoi_base64(azoi_buf *b, azo_str bytes) {
+    static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    size_t i;
+    for (i = 0; i < bytes.len; i += 3) {
+        size_t count = bytes.len - i < 3 ? bytes.len - i : 3;
+        unsigned long word = 0;
+        char out[4];
+        size_t k;
+        for (k = 0; k < 3; k++) {
+            word = word << 8 | (k < count ? (unsigned char)bytes.ptr[i + k] : 0u);
+        }
+        for (k = 0; k < 4; k++) {
+            out[k] = k <= count ? alphabet[word >> (18 - 6 * k) & 63] : '=';
+        }
+        azoi_buf_add(b, out, 4);
+    }
+}
+
+static int azoi_base64_value(char c) {
+    if (c >= 'A' && c <= 'Z') {
+        return c - 'A';
+    }
+    if (c >= 'a' && c <= 'z') {
+        return c - 'a' + 26;
+    }
+    if (azoi_is_digit(c)) {
+        return c - '0' + 52;
+    }
+    return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+static bool azoi_base64_decode(azo_str text, unsigned char *out, size_t cap, size_t *len) {
+    unsigned long word = 0;
+    unsigned bits = 0;
+    size_t digits = 0;
+    size_t pads = 0;
+    size_t i;
+    *len = 0;
+    for (i = 0; i < text.len; i++) {
+        int value = azoi_base64_value(text.ptr[i]);
+        if (azoi_is_space(text.ptr[i])) {
+            continue;
+        }
+        if (text.ptr[i] == '=') {
+            pads++;
+            continue;
+        }
+        if (value < 0 || pads > 0) {
+            return false;
+        }
+        digits++;
+        word = (word << 6 | (unsigned long)value) & 0xffff;
+        bits += 6;
+        if (bits >= 8) {
+            bits -= 8;
+            if (*len == cap) {
+                return false;
+            }
+            out[*len] = (unsigned char)(word >> bits & 0xff);
+            (*len)++;
+        }
+    }
+    return digits % 4 != 1 && (pads == 0 || (pads < 3 && (digits + pads) % 4 == 0));
+}
+
+/* ---- environment ---- */
+
+static azo_str azoi_env(const char *name) {
+#ifdef AZO_NO_ENV
+    (void)name;
+    return azoi_view(NULL, 0);
+#else
+    azo_str value = azoi_trim(azo_s(getenv(name)));
+    return value.len > 0 ? value : azoi_view(NULL, 0);
+#endif
+}
+
+/* >>error */
+
+/* azoi_fail is the only writer of an azo_error: the first failure stays, and its text is made one line of valid
+ * UTF-8 whatever was formatted into it. Sentences come in twos: what failed, with its number; what to do next. */
+
+static void azoi_error_clear(azo_error *e) {
+    memset(e, 0, sizeof *e);
+    e->retry_after_ms = -1;
+}
+
+/* Who can mend it, as far as the code alone tells. */
+static azo_who azoi_who(azo_result code) {
+    switch (code) {
+    case AZO_PENDING:
+    case AZO_OK:
+    case AZO_ERR_CANCELLED:
+        return AZO_WHO_NOBODY;
+    case AZO_ERR_ARGUMENT:
+    case AZO_ERR_STATE:
+    case AZO_ERR_LIMIT:
+    case AZO_ERR_UNSUPPORTED:
+    case AZO_ERR_PROVIDER:
+    case AZO_ERR_REDIRECT:
+    case AZO_ERR_BAD_REQUEST:
+    case AZO_ERR_NO_CREDENTIAL:
+        return AZO_WHO_PROGRAM;
+    case AZO_ERR_MEMORY:
+    case AZO_ERR_RESOLVE:
+    case AZO_ERR_CONNECT:
+    case AZO_ERR_PROXY:
+    case AZO_ERR_TLS:
+    case AZO_ERR_TLS_VERIFY:
+    case AZO_ERR_TRUST_STORE:
+    case AZO_ERR_TIMEOUT:
+    case AZO_ERR_CLOSED:
+        return AZO_WHO_MACHINE;
+    case AZO_ERR_TOKEN:
+    case AZO_ERR_IMDS:
+    case AZO_ERR_UNAUTHORIZED:
+        return AZO_WHO_IDENTITY;
+    case AZO_ERR_FORBIDDEN:
+    case AZO_ERR_NOT_FOUND:
+        return AZO_WHO_RESOURCE;
+    case AZO_ERR_CONTENT_FILTER:
+        return AZO_WHO_PROMPT;
+    case AZO_ERR_RATE_LIMIT:
+    case AZO_ERR_SERVICE:
+    case AZO_ERR_STREAM:
+        return AZO_WHO_WAIT;
+    case AZO_ERR_HTTP:
+    case AZO_ERR_JSON:
+        return AZO_WHO_REPORT;
+    }
+    return AZO_WHO_REPORT;
+}
+
+/* Line ends become spaces, other controls (C1 too, which terminals obey) and bytes that are not UTF-8 question
+ * marks. Never longer than `foreign`, so it may be used in place. */
+static void azoi_clean(char *out, size_t cap, azo_str foreign) {
+    size_t from = 0;
+    size_t to = 0;
+    while (from < foreign.len && cap > 0) {
+        size_t size = azoi_utf8(foreign.ptr + from, foreign.len - from);
+        unsigned char first = (unsigned char)foreign.ptr[from];
+        bool control = first < 0x20 || first == 0x7f;
+        bool c1 = size == 2 && first == 0xc2 && (unsigned char)foreign.ptr[from + 1] < 0xa0;
+        if (to + (size > 1 && !c1 ? size : 1) > cap - 1) {
+            break;
+        }
+        if (size == 0 || control || c1) {
+            out[to] = azoi_is_space((char)first) ? ' ' : '?';
+            to++;
+        } else {
+            memmove(out + to, foreign.ptr + from, size);
+            to += size;
+        }
+        from += size == 0 ? 1 : size;
+    }
+    if (cap > 0) {
+        out[to] = '\0';
+    }
+}
+
+AZOI_PRINTF(3, 4)
+static azo_result azoi_fail(azo_error *e, azo_result code, const char *format, ...) {
+    va_list args;
+    int printed;
+    size_t len;
+    if (e == NULL || e->code != AZO_OK) {
+        return code;
+    }
+    e->code = code;
+    e->who = azoi_who(code);
+    va_start(args, format);
+    printed = vsnprintf(e->message, sizeof e->message, format, args);
+    va_end(args);
+    len = printed < 0 ? 0 : (size_t)printed;
+    if (len >= sizeof e->message) {
+        len = azoi_utf8_cut(e->message, sizeof e->message - 1);
+    }
+    azoi_clean(e->message, sizeof e->message, azoi_view(e->message, len));
+    return code;
+}
+
+static azo_result azoi_memory(azo_error *e) {
+    return azoi_fail(e, AZO_ERR_MEMORY, "The allocator returned no memory. Free some or give the program more, then "
+                                        "try again.");
+}
+
+/* `what` starts a sentence: "The response head (max_header_bytes)". */
+static azo_result azoi_buf_failed(const azoi_buf *b, azo_error *e, const char *what) {
+    if (b->failed == AZO_OK) {
+        return AZO_OK;
+    }
+    if (b->failed == AZO_ERR_MEMORY) {
+        return azoi_memory(e);
+    }
+    return azoi_fail(e, AZO_ERR_LIMIT, "%s is larger than its limit of %zu bytes. Raise the limit if that much is "
+                                       "expected.", what, b->max);
+}
+
+/* >>json */
+
+/* A scanner of our own that accepts exactly RFC 8259 in UTF-8, because jsmn alone takes `{"a"}`, `[1 2]`, `nulx`, raw
+ * controls and much else for JSON. What passed it is tokenised by jsmn. Values are then reached either by token index
+ * (azoi_json_*) or, for one member of a small text, by scanning (azoi_json_find, azoi_json_step). Object keys are
+ * compared as they are written. */
+
+/* ---- scanner: each starts at *at and leaves it behind what was read, or at the first bad byte ---- */
+
+static void azoi_json_space(azo_str text, size_t *at) {
+    while (*at < text.len && azoi_is_space(text.ptr[*at])) {
+        (*at)++;
+    }
+}
+
+static bool azoi_json_take(azo_str text, size_t *at, char c) {
+    if (*at >= text.len || text.ptr[*at] != c) {
+        return false;
+    }
+    (*at)++;
+    return true;
+}
+
+static bool azoi_json_digits(azo_str text, size_t *at) {
+    size_t start = *at;
+    while (*at < text.len && azoi_is_digit(text.ptr[*at])) {
+        (*at)++;
+    }
+    return *at > start;
+}
+
+static bool azoi_json_scan_number(azo_str text, size_t *at) {
+    azoi_json_take(text, at, '-');
+    if (!azoi_json_take(text, at, '0') && !azoi_json_digits(text, at)) {
+        return false;
+    }
+    if (azoi_json_take(text, at, '.') && !azoi_json_digits(text, at)) {
+        return false;
+    }
+    if (*at < text.len && azoi_lower(text.ptr[*at]) == 'e') {
+        (*at)++;
+        if (!azoi_json_take(text, at, '-')) {
+            azoi_json_take(text, at, '+');
+        }
+        return azoi_json_digits(text, at);
+    }
+    return true;
+}
+
+static bool azoi_json_scan_word(azo_str text, size_t *at, const char *word) {
+    for (; *word != '\0'; word++) {
+        if (!azoi_json_take(text, at, *word)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Behind a backslash. */
+static bool azoi_json_scan_escape(azo_str text, size_t *at) {
+    int i;
+    if (*at >= text.len || text.ptr[*at] == '\0' || strchr("\"\\/bfnrtu", text.ptr[*at]) == NULL) {
+        return false;
+    }
+    (*at)++;
+    if (text.ptr[*at - 1] != 'u') {
+        return true;
+    }
+    for (i = 0; i < 4; i++) {
+        if (*at >= text.len || azoi_hex(text.ptr[*at]) < 0) {
+            return false;
+        }
+        (*at)++;
+    }
+    return true;
+}
+
+static bool azoi_json_scan_string(azo_str text, size_t *at) {
+    if (!azoi_json_take(text, at, '"')) {
+        return false;
+    }
+    while (*at < text.len) {
+        unsigned char c = (unsigned char)text.ptr[*at];
+        size_t size = 1;
+        if (c == '"') {
+            (*at)++;
+            return true;
+        }
+        if (c == '\\') {
+            (*at)++;
+            if (!azoi_json_scan_escape(text, at)) {
+                return false;
+            }
+            continue;
+        }
+        if (c >= 0x80) {
+            size = azoi_utf8(text.ptr + *at, text.len - *at);
+        }
+        if (c < 0x20 || size == 0) {
+            return false;
+        }
+        *at += size;
+    }
+    return false;
+}
+
+static bool azoi_json_scan_scalar(azo_str text, size_t *at) {
+    if (*at >= text.len) {
+        return false;
+    }
+    switch (text.ptr[*at]) {
+    case '"':
+        return azoi_json_scan_string(text, at);
+    case 't':
+        return azoi_json_scan_word(text, at, "true");
+    case 'f':
+        return azoi_json_scan_word(text, at, "false");
+    case 'n':
+        return azoi_json_scan_word(text, at, "null");
+    default:
+        return azoi_json_scan_number(text, at);
+    }
+}
+
+/* The open containers: one bit each, set for an object. */
+typedef struct azoi_json_stack {
+    unsigned depth;
+    unsigned char bits[AZO_MAX_JSON_DEPTH / 8 + 1];
+} azoi_json_stack;
+
+static bool azoi_json_in_object(const azoi_json_stack *s) {
+    return (s->bits[(s->depth - 1) / 8] >> ((s->depth - 1) % 8) & 1) != 0;
+}
+
+/* At an opening bracket: goes in, up to its first value. *empty: there is none, and the bracket is closed again. */
+static bool azoi_json_open(azoi_json_stack *s, azo_str text, size_t *at, bool *empty) {
+    bool object = text.ptr[*at] == '{';
+    unsigned char bit = (unsigned char)(1u << (s->depth % 8));
+    if (s->depth >= AZO_MAX_JSON_DEPTH) {
+        return false;
+    }
+    if (object) {
+        s->bits[s->depth / 8] = (unsigned char)(s->bits[s->depth / 8] | bit);
+    } else {
+        s->bits[s->depth / 8] = (unsigned char)(s->bits[s->depth / 8] & ~bit);
+    }
+    s->depth++;
+    (*at)++;
+    azoi_json_space(text, at);
+    *empty = azoi_json_take(text, at, object ? '}' : ']');
+    if (*empty) {
+        s->depth--;
+    }
+    return true;
+}
+
+/* In an object: the key and the colon. */
+static bool azoi_json_key(const azoi_json_stack *s, azo_str text, size_t *at) {
+    if (s->depth == 0 || !azoi_json_in_object(s)) {
+        return true;
+    }
+    if (!azoi_json_scan_string(text, at)) {
+        return false;
+    }
+    azoi_json_space(text, at);
+    if (!azoi_json_take(text, at, ':')) {
+        return false;
+    }
+    azoi_json_space(text, at);
+    return true;
+}
+
+/* Behind a value: closes what ends here, and stops behind a comma or when nothing is open any more. */
+static bool azoi_json_close(azoi_json_stack *s, azo_str text, size_t *at) {
+    while (s->depth > 0) {
+        azoi_json_space(text, at);
+        if (azoi_json_take(text, at, ',')) {
+            azoi_json_space(text, at);
+            return true;
+        }
+        if (!azoi_json_take(text, at, azoi_json_in_object(s) ? '}' : ']')) {
+            return false;
+        }
+        s->depth--;
+    }
+    return true;
+}
+
+/* No recursion: a text of a million brackets costs no stack, and is refused at AZO_MAX_JSON_DEPTH. */
+static bool azoi_json_skip(azo_str text, size_t *at) {
+    azoi_json_stack stack;
+    bool empty;
+    memset(&stack, 0, sizeof stack);
+    do {
+        if (!azoi_json_key(&stack, text, at)) {
+            return false;
+        }
+        if (*at < text.len && (text.ptr[*at] == '{' || text.ptr[*at] == '[')) {
+            if (!azoi_json_open(&stack, text, at, &empty)) {
+                return false;
+            }
+            if (!empty) {
+                continue;
+            }
+        } else if (!azoi_json_scan_scalar(text, at)) {
+            return false;
+        }
+        if (!azoi_json_close(&stack, text, at)) {
+            return false;
+        }
+    } while (stack.depth > 0);
+    return true;
+}
+
+static bool azoi_json_check(azo_str text, size_t *offset) {
+    *offset = 0;
+    azoi_json_space(text, offset);
+    if (!azoi_json_skip(text, offset)) {
+        return false;
+    }
+    azoi_json_space(text, offset);
+    return *offset == text.len;
+}
+
+/* ---- tokens ---- */
+
+enum { AZOI_TOKENS_KEPT = 16384 }; /* what a huge document needed is given back by the next small one */
+
+static void azoi_tokens_free(azoi_tokens *t) {
+    azoi_free(t->allocator, t->data, t->cap * sizeof *t->data);
+    t->data = NULL;
+    t->cap = 0;
+}
+
+static bool azoi_tokens_reserve(azoi_tokens *t, size_t count) {
+    size_t size;
+    void *data;
+    if (count <= t->cap) {
+        return true;
+    }
+    if (!azoi_product(count, sizeof *t->data, &size)) {
+        return false;
+    }
+    data = azoi_resize(t->allocator, t->data, t->cap * sizeof *t->data, size);
+    if (data == NULL) {
+        return false;
+    }
+    t->data = (azoi_jsmn_tok *)data;
+    t->cap = count;
+    return true;
+}
+
+/* A number, true, false or null alone, which jsmn in strict mode calls unfinished. */
+static int azoi_json_lone(azoi_tokens *t, azo_str text, size_t at) {
+    azo_str value = azoi_trim(text);
+    azoi_jsmn_tok *token = t->data;
+    token->type = AZOI_JSMN_PRIMITIVE;
+    token->start = (int)at;
+    token->end = (int)(at + value.len);
+    token->size = 0;
+    token->parent = -1;
+    return 1;
+}
+
+/* After NOMEM jsmn goes on where it was, with more tokens. */
+static azo_result azoi_json_tokenise(azoi_tokens *t, azo_str text, int *count, azo_error *e) {
+    azoi_jsmn_parser parser;
+    size_t first = 0;
+    size_t guess = text.len / 8 + 8;
+    if (t->cap > AZOI_TOKENS_KEPT && guess < t->cap / 4) {
+        azoi_tokens_free(t);
+    }
+    if (guess > AZOI_TOKENS_KEPT) {
+        guess = AZOI_TOKENS_KEPT;
+    }
+    if (!azoi_tokens_reserve(t, guess)) {
+        return azoi_memory(e);
+    }
+    azoi_json_space(text, &first);
+    if (strchr("{[\"", text.ptr[first]) == NULL) {
+        *count = azoi_json_lone(t, text, first);
+        return AZO_OK;
+    }
+    azoi_jsmn_init(&parser);
+    for (;;) {
+        *count = azoi_jsmn_parse(&parser, text.ptr, text.len, t->data, (unsigned)t->cap);
+        if (*count != (int)AZOI_JSMN_ERROR_NOMEM) {
+            break;
+        }
+        if (t->cap > INT_MAX / 2 || !azoi_tokens_reserve(t, t->cap * 2)) {
+            return azoi_memory(e);
+        }
+    }
+    if (*count < 1) {
+        return azoi_fail(e, AZO_ERR_JSON, "jsmn refused JSON that is well-formed (%d). Report this as a bug of "
+                                          "azopenai.h.", *count);
+    }
+    return AZO_OK;
+}
+
+/* The views in `out` live as long as `text` and until the next parse into `t`. */
+static azo_result azoi_json_parse(azoi_tokens *t, azo_str text, azoi_json *out, azo_error *e) {
+    size_t offset;
+    int count = 0;
+    azo_result result;
+    out->text = text;
+    out->tokens = NULL;
+    out->count = 0;
+    if (text.len >= INT_MAX) {
+        return azoi_fail(e, AZO_ERR_LIMIT, "A JSON text of %zu bytes is larger than the parser can count. Ask for less "
+                                           "at a time.", text.len);
+    }
+    if (!azoi_json_check(text, &offset)) {
+        if (e != NULL && e->code == AZO_OK) {
+            e->json_offset = offset;
+        }
+        return azoi_fail(e, AZO_ERR_JSON, "The JSON is malformed, or nested deeper than %d levels, at byte %zu of %zu. "
+                                          "Report it to whoever runs the service or the gateway before it.",
+                         (int)AZO_MAX_JSON_DEPTH, offset, text.len);
+    }
+    result = azoi_json_tokenise(t, text, &count, e);
+    if (result == AZO_OK) {
+        out->tokens = t->data;
+        out->count = count;
+    }
+    return result;
+}
+
+/* ---- values by token ---- */
+
+static azo_str azoi_json_inner(const azoi_json *j, int token) {
+    const azoi_jsmn_tok *t;
+    if (token < 0 || token >= j->count) {
+        return azoi_view(NULL, 0);
+    }
+    t = &j->tokens[token];
+    return azoi_view(j->text.ptr + t->start, (size_t)(t->end - t->start));
+}
+
+static azoi_json_kind azoi_json_kind_of(const azoi_json *j, int token) {
+    if (token < 0 || token >= j->count) {
+        return AZOI_JSON_NONE;
+    }
+    if (j->tokens[token].type == AZOI_JSMN_OBJECT) {
+        return AZOI_JSON_OBJECT;
+    }
+    if (j->tokens[token].type == AZOI_JSMN_ARRAY) {
+        return AZOI_JSON_ARRAY;
+    }
+    if (j->tokens[token].type == AZOI_JSMN_STRING) {
+        return AZOI_JSON_STRING;
+    }
+    switch (j->text.ptr[j->tokens[token].start]) {
+    case 'n':
+        return AZOI_JSON_NULL;
+    case 't':
+    case 'f':
+        return AZOI_JSON_BOOL;
+    default:
+        return AZOI_JSON_NUMBER;
+    }
+}
+
+static azo_str azoi_json_raw(const azoi_json *j, int token) {
+    azo_str raw = azoi_json_inner(j, token);
+    if (azoi_json_kind_of(j, token) == AZOI_JSON_STRING) {
+        raw = azoi_view(raw.ptr - 1, raw.len + 2);
+    }
+    return raw;
+}
+
+static bool azoi_json_is_container(const azoi_json *j, int token) {
+    azoi_json_kind kind = azoi_json_kind_of(j, token);
+    return kind == AZOI_JSON_OBJECT || kind == AZOI_JSON_ARRAY;
+}
+
+static int azoi_json_size(const azoi_json *j, int token) {
+    return azoi_json_is_container(j, token) ? j->tokens[token].size : 0;
+}
+
+static int azoi_json_first(const azoi_json *j, int token) {
+    return azoi_json_size(j, token) > 0 ? token + 1 : -1;
+}
+
+/* Tokens lie in the order of their starts, so the first one behind a container is found by bisection. */
+static int azoi_json_next(const azoi_json *j, int token) {
+    int low = token + 1;
+    int parent;
+    if (token < 0 || token >= j->count) {
+        return -1;
+    }
+    if (azoi_json_size(j, token) > 0) {
+        int high = j->count;
+        while (low < high) {
+            int middle = low + (high - low) / 2;
+            if (j->tokens[middle].start < j->tokens[token].end) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+    }
+    parent = j->tokens[token].parent;
+    if (parent >= 0 && !azoi_json_is_container(j, parent)) {
+        parent = j->tokens[parent].parent; /* that was the key of this value */
+    }
+    return parent >= 0 && low < j->count && j->tokens[low].parent == parent ? low : -1;
+}
+
+static int azoi_json_get(const azoi_json *j, int object, const char *name) {
+    int key;
+    if (azoi_json_kind_of(j, object) != AZOI_JSON_OBJECT) {
+        return -1;
+    }
+    for (key = azoi_json_first(j, object); key >= 0; key = azoi_json_next(j, key + 1)) {
+        if (azoi_equal(azoi_json_inner(j, key), name)) {
+            return key + 1;
+        }
+    }
+    return -1;
+}
+
+static bool azoi_json_true(const azoi_json *j, int token) {
+    return azoi_json_kind_of(j, token) == AZOI_JSON_BOOL && azoi_equal(azoi_json_inner(j, token), "true");
+}
+
+/* 17, 17.0 and 1.7e1 are the same number in JSON. */
+static bool azoi_json_int(const azoi_json *j, int token, int64_t *out) {
+    azo_str text = azoi_json_inner(j, token);
+    azoi_json_kind kind = azoi_json_kind_of(j, token);
+    bool negative = kind == AZOI_JSON_NUMBER && azoi_starts(text, "-");
+    uint64_t digits;
+    double value;
+    if (kind != AZOI_JSON_NUMBER && kind != AZOI_JSON_STRING) {
+        return false;
+    }
+    if (azoi_parse_u64(azoi_skip(text, negative ? 1 : 0), &digits)) {
+        if (digits > (uint64_t)INT64_MAX + (negative ? 1 : 0)) {
+            return false;
+        }
+        *out = negative && digits > 0 ? -1 - (int64_t)(digits - 1) : (int64_t)digits;
+        return true;
+    }
+    if (kind == AZOI_JSON_STRING || !azoi_parse_double(text, &value) || !(value > -9e15 && value < 9e15)) {
+        return false;
+    }
+    *out = (int64_t)value;
+    return !((double)*out < value) && !((double)*out > value);
+}
+
+/* ---- strings ---- */
+
+/* \uXXXX at the front of `s`; -1 if there is none. */
+static int32_t azoi_json_code_unit(azo_str s) {
+    int32_t code = 0;
+    size_t i;
+    if (s.len < 6 || s.ptr[0] != '\\' || s.ptr[1] != 'u') {
+        return -1;
+    }
+    for (i = 2; i < 6; i++) {
+        int digit = azoi_hex(s.ptr[i]);
+        if (digit < 0) {
+            return -1;
+        }
+        code = code * 16 + digit;
+    }
+    return code;
+}
+
+/* One escape off the front of *rest, decoded into `out`. What is no escape becomes U+FFFD. */
+static azo_str azoi_json_unescape(azo_str *rest, char out[4]) {
+    static const char names[] = "\"\\/bfnrt";
+    static const char values[] = "\"\\/\b\f\n\r\t";
+    int32_t code = azoi_json_code_unit(*rest);
+    const char *name = rest->len < 2 || rest->ptr[1] == '\0' ? NULL : strchr(names, rest->ptr[1]);
+    if (name != NULL) {
+        out[0] = values[name - names];
+        *rest = azoi_skip(*rest, 2);
+        return azoi_view(out, 1);
+    }
+    *rest = azoi_skip(*rest, code < 0 ? 1 : 6);
+    if (code >= 0xd800 && code <= 0xdbff) {
+        int32_t low = azoi_json_code_unit(*rest);
+        if (low >= 0xdc00 && low <= 0xdfff) {
+            code = 0x10000 + (code - 0xd800) * 0x400 + (low - 0xdc00);
+            *rest = azoi_skip(*rest, 6);
+        }
+    }
+    return azoi_view(out, azoi_utf8_put(out, code < 0 ? 0xfffdu : (uint32_t)code));
+}
+
+/* The next piece of a decoded string: a run of plain bytes, or one escape in `out`. */
+static azo_str azoi_json_decoded(azo_str *rest, char out[4]) {
+    size_t plain = azoi_find(*rest, '\\');
+    azo_str piece = azoi_view(rest->ptr, plain);
+    if (plain == 0) {
+        return azoi_json_unescape(rest, out);
+    }
+    *rest = azoi_skip(*rest, plain);
+    return piece;
+}
+
+static void azoi_json_decode(azoi_buf *out, azo_str inner) {
+    char unit[4];
+    azoi_buf_reserve(out, inner.len); /* escapes only shrink */
+    while (inner.len > 0) {
+        azoi_buf_str(out, azoi_json_decoded(&inner, unit));
+    }
+}
+
+static bool azoi_json_text(const azoi_json *j, int token, azoi_buf *out) {
+    if (azoi_json_kind_of(j, token) != AZOI_JSON_STRING) {
+        return false;
+    }
+    azoi_json_decode(out, azoi_json_inner(j, token));
+    return true;
+}
+
+/* The next piece of a quoted text: a run of bytes that stand for themselves, or one escape in `out`. */
+static azo_str azoi_json_quoted(azo_str *rest, char out[6]) {
+    static const char hex[] = "0123456789abcdef";
+    static const char names[] = "\"\\bfnrt";
+    static const char values[] = "\"\\\b\f\n\r\t";
+    const char *start = rest->ptr;
+    size_t plain = 0;
+    size_t size = 1;
+    const char *value;
+    unsigned c = 0;
+    while (plain < rest->len) {
+        c = (unsigned char)rest->ptr[plain];
+        size = c < 0x80 ? 1 : azoi_utf8(rest->ptr + plain, rest->len - plain);
+        if (size == 0 || c < 0x20 || c == '"' || c == '\\') {
+            break;
+        }
+        plain += size;
+    }
+    if (plain > 0) {
+        *rest = azoi_skip(*rest, plain);
+        return azoi_view(start, plain);
+    }
+    *rest = azoi_skip(*rest, 1);
+    if (size == 0) {
+        return azoi_view(out, azoi_utf8_put(out, 0xfffd));
+    }
+    value = c == 0 ? NULL : strchr(values, (int)c);
+    out[0] = '\\';
+    if (value != NULL) {
+        out[1] = names[value - values];
+        return azoi_view(out, 2);
+    }
+    out[1] = 'u';
+    out[2] = '0';
+    out[3] = '0';
+    out[4] = hex[c >> 4];
+    out[5] = hex[c & 15];
+    return azoi_view(out, 6);
+}
+
+static void azoi_json_quote(azoi_buf *b, azo_str text) {
+    char unit[6];
+    azoi_buf_char(b, '"');
+    while (text.len > 0) {
+        azoi_buf_str(b, azoi_json_quoted(&text, unit));
+    }
+    azoi_buf_char(b, '"');
+}
+
+/* ---- values by scanning ---- */
+
+/* A value as written, with the blanks before it. */
+static bool azoi_json_scan_value(azo_str text, size_t *at, azo_str *value) {
+    size_t start;
+    azoi_json_space(text, at);
+    start = *at;
+    if (!azoi_json_skip(text, at)) {
+        return false;
+    }
+    *value = azoi_view(text.ptr + start, *at - start);
+    return true;
+}
+
+/* *rest is first a whole object or array, and later what follows a value in it. */
+static bool azoi_json_step(azo_str *rest, azo_str *key, azo_str *value) {
+    azo_str text = azoi_trim(*rest);
+    azo_str first = azoi_view(NULL, 0);
+    azo_str second = azoi_view(NULL, 0);
+    size_t at = 1;
+    bool is_key;
+    *key = azoi_view(NULL, 0);
+    *value = azoi_view(NULL, 0);
+    if (!azoi_starts(text, "{") && !azoi_starts(text, "[") && !azoi_starts(text, ",")) {
+        return false;
+    }
+    if (!azoi_json_scan_value(text, &at, &first)) {
+        return false;
+    }
+    azoi_json_space(text, &at);
+    is_key = azoi_json_take(text, &at, ':'); /* there are no colons in an array */
+    if (is_key ? first.ptr[0] != '"' || !azoi_json_scan_value(text, &at, &second) : text.ptr[0] == '{') {
+        return false;
+    }
+    if (is_key) {
+        *key = azoi_view(first.ptr + 1, first.len - 2);
+    }
+    *value = is_key ? second : first;
+    *rest = azoi_skip(text, at);
+    return true;
+}
+
+static bool azoi_json_member(azo_str object, azo_str name, azo_str *value) {
+    azo_str key;
+    while (azoi_json_step(&object, &key, value)) {
+        if (key.ptr != NULL && azoi_same(key, name)) {
+            return true;
+        }
+    }
+    *value = azoi_view(NULL, 0);
+    return false;
+}
+
+static bool azoi_json_find(azo_str object, const char *name, azo_str *value) {
+    return azoi_json_member(object, azo_s(name), value);
+}
+
+static bool azoi_json_item(azo_str array, uint64_t index, azo_str *value) {
+    azo_str key;
+    while (azoi_json_step(&array, &key, value) && key.ptr == NULL) {
+        if (index == 0) {
+            return true;
+        }
+        index--;
+    }
+    *value = azoi_view(NULL, 0);
+    return false;
+}
+
+/* One step of a path off the front of *path; false if the path is malformed. */
+static bool azoi_json_path_step(azo_str *path, azo_str *name, bool *is_index, uint64_t *index) {
+    size_t len = 0;
+    *is_index = azoi_starts(*path, "[");
+    if (*is_index) {
+        len = azoi_find(*path, ']');
+        if (len == path->len || !azoi_parse_u64(azoi_view(path->ptr + 1, len - 1), index)) {
+            return false;
+        }
+        *path = azoi_skip(*path, len + 1);
+    } else {
+        while (len < path->len && path->ptr[len] != '.' && path->ptr[len] != '[') {
+            len++;
+        }
+        *name = azoi_view(path->ptr, len);
+        *path = azoi_skip(*path, len);
+        if (len == 0) {
+            return false;
+        }
+    }
+    if (azoi_starts(*path, ".")) {
+        *path = azoi_skip(*path, 1);
+        return path->len > 0 && path->ptr[0] != '[';
+    }
+    return path->len == 0 || path->ptr[0] == '[';
+}
+
+AZO_API azo_result azo_json_get(azo_str json, const char *path, azo_str *value) {
+    azo_str rest = azo_s(path);
+    azo_str found = azoi_trim(json);
+    size_t offset;
+    *value = azoi_view(NULL, 0);
+    if (!azoi_json_check(json, &offset)) {
+        return AZO_ERR_JSON;
+    }
+    while (rest.len > 0) {
+        azo_str name = azoi_view(NULL, 0);
+        azo_str inner;
+        bool is_index = false;
+        uint64_t index = 0;
+        if (!azoi_json_path_step(&rest, &name, &is_index, &index)) {
+            return AZO_ERR_ARGUMENT;
+        }
+        if (is_index ? !azoi_json_item(found, index, &inner) : !azoi_json_member(found, name, &inner)) {
+            return AZO_ERR_JSON;
+        }
+        found = inner;
+    }
+    *value = found;
+    return AZO_OK;
+}
+
+/* The caller's memory; len goes on counting where it does not suffice. */
+typedef struct azoi_fixed {
+    char *data;
+    size_t cap;
+    size_t len;
+} azoi_fixed;
+
+static void azoi_fixed_add(azoi_fixed *f, azo_str piece) {
+    size_t end;
+    if (!azoi_sum(f->len, piece.len, &end)) {
+        end = SIZE_MAX;
+    }
+    if (end < f->cap) {
+        memcpy(f->data + f->len, piece.ptr, piece.len);
+    }
+    f->len = end;
+}
+
+static azo_result azoi_fixed_end(azoi_fixed *f, size_t *len) {
+    if (len != NULL) {
+        *len = f->len;
+    }
+    if (f->cap > 0) {
+        f->data[f->len < f->cap ? f->len : 0] = '\0';
+    }
+    return f->len < f->cap ? AZO_OK : AZO_ERR_LIMIT;
+}
+
+AZO_API azo_result azo_json_text(azo_str value, char *buf, size_t cap, size_t *len) {
+    azoi_fixed out;
+    size_t at = 0;
+    char unit[4];
+    out.data = buf;
+    out.cap = cap;
+    out.len = 0;
+    if (!azoi_json_scan_string(value, &at) || at != value.len) {
+        azoi_fixed_end(&out, len);
+        return AZO_ERR_JSON;
+    }
+    value = azoi_view(value.ptr + 1, value.len - 2);
+    while (value.len > 0) {
+        azoi_fixed_add(&out, azoi_json_decoded(&value, unit));
+    }
+    return azoi_fixed_end(&out, len);
+}
+
+AZO_API azo_result azo_json_number(azo_str value, double *out) {
+    *out = 0;
+    return azoi_parse_double(value, out) ? AZO_OK : AZO_ERR_JSON;
+}
+
+AZO_API azo_result azo_json_quote(azo_str text, char *buf, size_t cap, size_t *len) {
+    azoi_fixed out;
+    char unit[6];
+    out.data = buf;
+    out.cap = cap;
+    out.len = 0;
+    azoi_fixed_add(&out, azoi_view("\"", 1));
+    while (text.len > 0) {
+        azoi_fixed_add(&out, azoi_json_quoted(&text, unit));
+    }
+    azoi_fixed_add(&out, azoi_view("\"", 1));
+    return azoi_fixed_end(&out, len);
+}
+
+/* >>http */
+
+/* URLs, response heads and bodies of HTTP/1.1 (RFC 9110, 9112): bytes in, views out, no socket. Whatever two readers
+ * could understand differently (two lengths, a length beside chunks, folded lines, NUL) is refused, since a proxy
+ * may stand in between. */
+
+/* ---- host names ---- */
+
+static bool azoi_is_ipv4(azo_str host) {
+    int parts;
+    for (parts = 1; parts <= 4; parts++) {
+        size_t len = parts < 4 ? azoi_find(host, '.') : host.len;
+        uint64_t value;
+        if (len > 3 || (parts < 4 && len == host.len) || !azoi_parse_u64(azoi_view(host.ptr, len), &value)) {
+            return false;
+        }
+        if (value > 255 || (len > 1 && host.ptr[0] == '0')) { /* 010 is 8 to some */
+            return false;
+        }
+        host = azoi_skip(host, len + 1);
+    }
+    return true;
+}
+
+/* RFC 4291 2.2: eight groups, or fewer and one "::", the last two maybe as IPv4. No zone. */
+static bool azoi_is_ipv6(azo_str host) {
+    int groups = 0;
+    bool gap = azoi_starts(host, "::");
+    host = azoi_skip(host, gap ? 2 : 0);
+    if (host.len == 0) {
+        return gap;
+    }
+    while (groups < 8) {
+        size_t len = azoi_find(host, ':');
+        size_t i;
+        if (len == host.len && azoi_is_ipv4(host)) {
+            groups += 2;
+            break;
+        }
+        for (i = 0; i < len; i++) {
+            if (azoi_hex(host.ptr[i]) < 0) {
+                return false;
+            }
+        }
+        if (len == 0 || len > 4) {
+            return false;
+        }
+        groups++;
+        if (len == host.len) {
+            break;
+        }
+        host = azoi_skip(host, len + 1);
+        if (azoi_starts(host, ":")) {
+            if (gap) {
+                return false;
+            }
+            gap = true;
+            host = azoi_skip(host, 1);
+            if (host.len == 0) {
+                break;
+            }
+        } else if (groups == 8) {
+            return false; /* a colon at the end, or a ninth group */
+        }
+    }
+    return gap ? groups <= 7 : groups == 8;
+}
+
+static bool azoi_is_numeric(azo_str host) {
+    return azoi_is_ipv4(host) || azoi_is_ipv6(host);
+}
+
+static bool azoi_is_loopback(azo_str host) {
+    return azoi_equal_ci(host, "localhost") || azoi_ends_ci(host, ".localhost") || azoi_equal(host, "::1") ||
+           (azoi_is_ipv4(host) && azoi_starts(host, "127."));
+}
+
+/* Letters, digits, hyphen, underscore and dot, no empty label but the root's at the end. Longer names do not exist. */
+static bool azoi_is_host(azo_str host) {
+    size_t i;
+    for (i = 0; i < host.len; i++) {
+        char c = host.ptr[i];
+        if (c == '.' && (i == 0 || host.ptr[i - 1] == '.')) {
+            return false;
+        }
+        if (!azoi_is_alpha(c) && !azoi_is_digit(c) && c != '-' && c != '_' && c != '.') {
+            return false;
+        }
+    }
+    return host.len > 0 && host.len <= 253;
+}
+
+/* With brackets where the address needs them, without the port that goes without saying; empty if it does not fit. */
+static azo_str azoi_host_header(azo_str host, uint16_t port, bool secure, char *buf, size_t cap) {
+    bool brackets = azoi_find(host, ':') < host.len;
+    const char *open = brackets ? "[" : "";
+    const char *close = brackets ? "]" : "";
+    int len;
+    if (host.len > 255) {
+        return azoi_view(NULL, 0);
+    }
+    if (port == (secure ? 443 : 80)) {
+        len = snprintf(buf, cap, "%s%.*s%s", open, (int)host.len, host.ptr, close);
+    } else {
+        len = snprintf(buf, cap, "%s%.*s%s:%u", open, (int)host.len, host.ptr, close, (unsigned)port);
+    }
+    return len < 0 || (size_t)len >= cap ? azoi_view(NULL, 0) : azoi_view(buf, (size_t)len);
+}
+
+/* ---- URLs: errors quote nothing of them, since a proxy's URL may hold a password ---- */
+
+/* host, host:port, [v6], [v6]:port */
+static azo_result azoi_url_authority(azo_str text, azoi_url *out, azo_error *e) {
+    size_t end = azoi_find(text, ':');
+    uint64_t port = out->secure ? 443 : 80;
+    if (azoi_starts(text, "[")) {
+        end = azoi_find(text, ']');
+        out->host = azoi_view(text.ptr + 1, end - 1);
+        if (end == text.len || !azoi_is_ipv6(out->host)) {
+            return azoi_fail(e, AZO_ERR_ARGUMENT, "The address in brackets in the URL is not an IPv6 address. Write it "
+                                                  "like http://[::1]:8080, without a zone.");
+        }
+        end++;
+    } else {
+        out->host = azoi_view(text.ptr, end);
+        if (!azoi_is_host(out->host)) {
+            return azoi_fail(e, AZO_ERR_ARGUMENT, "The URL has no valid host name. Write it like "
+                                                  "https://name.openai.azure.com.");
+        }
+    }
+    text = azoi_skip(text, end);
+    if (text.len > 0 &&
+        (text.ptr[0] != ':' || !azoi_parse_u64(azoi_skip(text, 1), &port) || port < 1 || port > 65535)) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "The port in the URL is not a number from 1 to 65535. Correct it, or "
+                                              "leave it out with its colon.");
+    }
+    out->port = (uint16_t)port;
+    return AZO_OK;
+}
+
+static azo_result azoi_url_split(azo_str text, azoi_url *out, azo_error *e) {
+    azo_str authority;
+    size_t i;
+    memset(out, 0, sizeof *out);
+    for (i = 0; i < text.len; i++) {
+        if (text.ptr[i] <= ' ' || text.ptr[i] > '~') {
+            return azoi_fail(e, AZO_ERR_ARGUMENT, "The URL has a space, a control character or a byte that is not "
+                                                  "ASCII at offset %zu. Percent-encode it, or write the host name in "
+                                                  "its xn-- form.", i);
+        }
+    }
+    out->secure = azoi_starts_ci(text, "https://");
+    if (!out->secure && !azoi_starts_ci(text, "http://")) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "The URL does not start with https:// or http://. Write it in full, like "
+                                              "https://name.openai.azure.com.");
+    }
+    if (azoi_find(text, '#') < text.len) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "The URL has a fragment (#), which is never sent. Leave it out.");
+    }
+    text = azoi_skip(text, out->secure ? 8 : 7);
+    for (i = 0; i < text.len && text.ptr[i] != '/' && text.ptr[i] != '?'; i++) {
+    }
+    authority = azoi_view(text.ptr, i);
+    text = azoi_skip(text, i);
+    i = azoi_find(text, '?');
+    out->path = azoi_view(text.ptr, i);
+    out->query = azoi_skip(text, i + 1);
+    for (i = authority.len; i > 0; i--) { /* the last @: passwords are found with a raw one */
+        if (authority.ptr[i - 1] == '@') {
+            out->userinfo = azoi_view(authority.ptr, i - 1);
+            authority = azoi_skip(authority, i);
+            break;
+        }
+    }
+    return azoi_url_authority(authority, out, e);
+}
+
+/* ---- header lines ---- */
+
+/* RFC 9110 5.6.2 */
+static bool azoi_is_token(azo_str s) {
+    size_t i;
+    for (i = 0; i < s.len; i++) {
+        char c = s.ptr[i];
+        if (!azoi_is_alpha(c) && !azoi_is_digit(c) && (c == '\0' || strchr("!#$%&'*+-.^_`|~", c) == NULL)) {
+            return false;
+        }
+    }
+    return s.len > 0;
+}
+
+static bool azoi_is_field_text(azo_str s) {
+    size_t i;
+    for (i = 0; i < s.len; i++) {
+        if (((unsigned char)s.ptr[i] < 0x20 && s.ptr[i] != '\t') || s.ptr[i] == 0x7f) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool azoi_header_ok(azo_str name, azo_str value) {
+    return azoi_is_token(name) && azoi_is_field_text(value);
+}
+
+static void azoi_header_add(azoi_buf *b, const char *name, azo_str value) {
+    azoi_buf_puts(b, name);
+    azoi_buf_puts(b, ": ");
+    azoi_buf_str(b, value);
+    azoi_buf_puts(b, "\r\n");
+}
+
+/* The next line without its end; false if there is no whole one. */
+static bool azoi_line_next(azo_str *rest, azo_str *line) {
+    size_t end = azoi_find(*rest, '\n');
+    if (end == rest->len) {
+        return false;
+    }
+    *line = azoi_view(rest->ptr, end > 0 && rest->ptr[end - 1] == '\r' ? end - 1 : end);
+    *rest = azoi_skip(*rest, end + 1);
+    return true;
+}
+
+static bool azoi_header_split(azo_str line, azo_str *name, azo_str *value) {
+    size_t colon = azoi_find(line, ':');
+    azo_str text = azoi_skip(line, colon + 1);
+    *name = azoi_view(line.ptr, colon);
+    *value = azoi_trim(text);
+    return colon < line.len && azoi_header_ok(*name, text); /* before the trim, which takes a lone CR away */
+}
+
+static bool azoi_header_next(azo_str *rest, azo_str *name, azo_str *value) {
+    azo_str line;
+    while (azoi_line_next(rest, &line)) {
+        if (azoi_header_split(line, name, value)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static azo_str azoi_header(azo_str headers, const char *name) {
+    azo_str key;
+    azo_str value;
+    while (azoi_header_next(&headers, &key, &value)) {
+        if (azoi_equal_ci(key, name)) {
+            return value;
+        }
+    }
+    return azoi_view(NULL, 0);
+}
+
+/* The next member of a comma-separated list, trimmed. Quoted strings are not known here. */
+static bool azoi_list_next(azo_str *rest, azo_str *item) {
+    size_t end = azoi_find(*rest, ',');
+    if (rest->len == 0) {
+        return false;
+    }
+    *item = azoi_trim(azoi_view(rest->ptr, end));
+    *rest = azoi_skip(*rest, end + 1);
+    return true;
+}
+
+/* ---- response heads ---- */
+
+static size_t azoi_head_size(azo_str bytes, size_t from) {
+    size_t i;
+    for (i = from > 3 ? from - 3 : 0; i < bytes.len; i++) {
+        if (bytes.ptr[i] != '\n') {
+            continue;
+        }
+        if (i + 1 < bytes.len && bytes.ptr[i + 1] == '\n') {
+            return i + 2;
+        }
+        if (i + 2 < bytes.len && bytes.ptr[i + 1] == '\r' && bytes.ptr[i + 2] == '\n') {
+            return i + 3;
+        }
+    }
+    return 0;
+}
+
+static azo_result azoi_http_fail(azo_error *e, const char *what) {
+    return azoi_fail(e, AZO_ERR_HTTP, "The answer breaks HTTP/1.1: %s. Check that the address and port belong to an "
+                                      "HTTP server; a proxy on the way may also be at fault.", what);
+}
+
+/* "HTTP/1.1 200 OK"; the reason may be missing, long, and in any language. */
+static azo_result azoi_status_line(azo_str line, bool *one_zero, azoi_head *out, azo_error *e) {
+    uint64_t status = 0;
+    if (line.len < 12 || !azoi_starts(line, "HTTP/1.") || !azoi_is_digit(line.ptr[7]) || line.ptr[8] != ' ' ||
+        !azoi_parse_u64(azoi_view(line.ptr + 9, 3), &status) || status < 100 ||
+        (line.len > 12 && line.ptr[12] != ' ')) {
+        return azoi_http_fail(e, "the first line is no status line");
+    }
+    if (!azoi_is_field_text(line)) {
+        return azoi_http_fail(e, "a control character stands in the status line");
+    }
+    out->reason = azoi_trim(azoi_skip(line, 12));
+    if (status == 101) {
+        return azoi_http_fail(e, "status 101 without a request to switch protocols");
+    }
+    out->status = (int)status;
+    *one_zero = line.ptr[7] == '0';
+    return AZO_OK;
+}
+
+/* What the header lines say about the message. */
+typedef struct azoi_framing_facts {
+    bool one_zero;
+    bool close;
+    bool keep_alive;
+    bool chunked;
+    bool has_length;
+    uint64_t length;
+} azoi_framing_facts;
+
+/* RFC 9112 6.3: several equal lengths are one, anything else is an attack or a broken server. */
+static azo_result azoi_content_length(azo_str value, azoi_framing_facts *facts, azo_error *e) {
+    azo_str item;
+    uint64_t length;
+    if (value.len == 0) {
+        return azoi_http_fail(e, "Content-Length is empty");
+    }
+    while (azoi_list_next(&value, &item)) {
+        if (!azoi_parse_u64(item, &length) || length > INT64_MAX) {
+            return azoi_http_fail(e, "Content-Length is no number of bytes");
+        }
+        if (facts->has_length && length != facts->length) {
+            return azoi_http_fail(e, "two Content-Lengths differ");
+        }
+        facts->has_length = true;
+        facts->length = length;
+    }
+    return AZO_OK;
+}
+
+static azo_result azoi_header_fact(azo_str name, azo_str value, azoi_framing_facts *facts, azo_error *e) {
+    azo_str item;
+    if (azoi_equal_ci(name, "content-length")) {
+        return azoi_content_length(value, facts, e);
+    }
+    if (azoi_equal_ci(name, "transfer-encoding")) {
+        if (!azoi_equal_ci(value, "chunked") || facts->chunked || facts->one_zero) {
+            return azoi_http_fail(e, "a Transfer-Encoding that was not asked for");
+        }
+        facts->chunked = true;
+    }
+    if (azoi_equal_ci(name, "connection")) {
+        while (azoi_list_next(&value, &item)) {
+            facts->close = facts->close || azoi_equal_ci(item, "close");
+            facts->keep_alive = facts->keep_alive || azoi_equal_ci(item, "keep-alive");
+        }
+    }
+    return AZO_OK;
+}
+
+/* RFC 9112 6.3 */
+static void azoi_head_framing(const azoi_framing_facts *facts, bool to_head_method, azoi_head *out) {
+    out->length = 0;
+    if (to_head_method || out->status < 200 || out->status == 204 || out->status == 304) {
+        out->framing = AZOI_FRAMING_NONE;
+    } else if (facts->chunked) {
+        out->framing = AZOI_FRAMING_CHUNKED;
+    } else if (facts->has_length) {
+        out->framing = facts->length > 0 ? AZOI_FRAMING_LENGTH : AZOI_FRAMING_NONE;
+        out->length = facts->length;
+    } else {
+        out->framing = AZOI_FRAMING_CLOSE;
+    }
+    out->keep_alive = !facts->close && (facts->keep_alive || !facts->one_zero) && out->framing != AZOI_FRAMING_CLOSE;
+}
+
+/* `text` is a whole head as azoi_head_size found it. */
+static azo_result azoi_head_parse(azo_str text, bool to_head_method, azoi_head *out, azo_error *e) {
+    azoi_framing_facts facts;
+    azo_str line = azoi_view(NULL, 0);
+    azo_str name;
+    azo_str value;
+    azo_result result;
+    const char *start;
+    memset(out, 0, sizeof *out);
+    memset(&facts, 0, sizeof facts);
+    azoi_line_next(&text, &line);
+    result = azoi_status_line(line, &facts.one_zero, out, e);
+    if (result != AZO_OK) {
+        return result;
+    }
+    start = text.ptr;
+    for (;;) {
+        const char *line_start = text.ptr;
+        if (!azoi_line_next(&text, &line)) {
+            return azoi_http_fail(e, "the blank line after the headers is missing");
+        }
+        if (line.len == 0) {
+            out->headers = azoi_view(start, (size_t)(line_start - start));
+            break;
+        }
+        if (!azoi_header_split(line, &name, &value)) {
+            return azoi_http_fail(e, "a header line is malformed");
+        }
+        result = azoi_header_fact(name, value, &facts, e);
+        if (result != AZO_OK) {
+            return result;
+        }
+    }
+    if (facts.chunked && facts.has_length) {
+        return azoi_http_fail(e, "both Transfer-Encoding and Content-Length");
+    }
+    azoi_head_framing(&facts, to_head_method, out);
+    return AZO_OK;
+}
+
+/* ---- bodies ---- */
+
+typedef enum azoi_chunk_state {
+    AZOI_CHUNK_FIRST,   /* before the first digit of a size */
+    AZOI_CHUNK_SIZE,
+    AZOI_CHUNK_PAD,     /* blanks behind the size */
+    AZOI_CHUNK_EXT,     /* behind a semicolon, until CR */
+    AZOI_CHUNK_EXT_LF,
+    AZOI_CHUNK_DATA,
+    AZOI_CHUNK_DATA_CR,
+    AZOI_CHUNK_DATA_LF,
+    AZOI_CHUNK_LINE,    /* at the start of a trailer line */
+    AZOI_CHUNK_TRAILER, /* inside one */
+    AZOI_CHUNK_TRAILER_LF,
+    AZOI_CHUNK_END_LF,
+    AZOI_CHUNK_DONE
+} azoi_chunk_state;
+
+enum { AZOI_MAX_OVERHEAD = 16384 }; /* extensions and trailers, less the data that came with them */
+
+static void azoi_body_init(azoi_body *b, const azoi_head *head) {
+    b->framing = head->framing;
+    b->state = AZOI_CHUNK_FIRST;
+    b->left = head->length;
+    b->overhead = 0;
+}
+
+/* The byte in states that must see one certain byte. */
+static char azoi_chunk_wanted(int state) {
+    switch (state) {
+    case AZOI_CHUNK_DATA_CR:
+        return '\r';
+    case AZOI_CHUNK_EXT_LF:
+    case AZOI_CHUNK_DATA_LF:
+    case AZOI_CHUNK_TRAILER_LF:
+    case AZOI_CHUNK_END_LF:
+        return '\n';
+    default:
+        return '\0';
+    }
+}
+
+static int azoi_chunk_after(const azoi_body *b) {
+    switch (b->state) {
+    case AZOI_CHUNK_EXT_LF:
+        return b->left > 0 ? AZOI_CHUNK_DATA : AZOI_CHUNK_LINE;
+    case AZOI_CHUNK_DATA_CR:
+        return AZOI_CHUNK_DATA_LF;
+    case AZOI_CHUNK_DATA_LF:
+        return AZOI_CHUNK_FIRST;
+    case AZOI_CHUNK_TRAILER_LF:
+        return AZOI_CHUNK_LINE;
+    default:
+        return AZOI_CHUNK_DONE;
+    }
+}
+
+/* A byte of a chunk's size, or of what may stand behind it up to CR or a semicolon (RFC 9112 7.1): some servers pad
+ * the size with blanks. */
+static bool azoi_chunk_size(azoi_body *b, char c) {
+    int digit = azoi_hex(c);
+    if (digit >= 0 && b->state != AZOI_CHUNK_PAD) {
+        if (b->left > (uint64_t)INT64_MAX >> 4) {
+            return false;
+        }
+        b->left = b->left << 4 | (uint64_t)digit;
+        b->overhead += b->left == 0 ? 1 : 0; /* zeros in front */
+        b->state = AZOI_CHUNK_SIZE;
+        return true;
+    }
+    if (b->state == AZOI_CHUNK_FIRST) {
+        return false;
+    }
+    b->overhead++;
+    if (c == ' ' || c == '\t') {
+        b->state = AZOI_CHUNK_PAD;
+        return true;
+    }
+    b->state = c == '\r' ? AZOI_CHUNK_EXT_LF : AZOI_CHUNK_EXT;
+    return c == '\r' || c == ';';
+}
+
+/* One byte that is not data; false if it may not stand there. */
+static bool azoi_chunk_byte(azoi_body *b, char c) {
+    char wanted = azoi_chunk_wanted(b->state);
+    if (wanted != '\0') {
+        b->state = azoi_chunk_after(b);
+        return c == wanted;
+    }
+    if (b->state <= AZOI_CHUNK_PAD) {
+        return azoi_chunk_size(b, c);
+    }
+    b->overhead++;
+    if (c == '\r') {
+        b->state = b->state == AZOI_CHUNK_EXT ? AZOI_CHUNK_EXT_LF
+                 : b->state == AZOI_CHUNK_LINE ? AZOI_CHUNK_END_LF : AZOI_CHUNK_TRAILER_LF;
+        return true;
+    }
+    if (b->state == AZOI_CHUNK_LINE) {
+        b->state = AZOI_CHUNK_TRAILER;
+    }
+    return c != '\n' && c != '\0';
+}
+
+/* Data up to the end of the body or chunk. */
+static azo_str azoi_body_take(azoi_body *b, azo_str *in) {
+    azo_str piece = azoi_view(in->ptr, b->left < in->len ? (size_t)b->left : in->len);
+    *in = azoi_skip(*in, piece.len);
+    b->left -= piece.len;
+    return piece;
+}
+
+static azo_result azoi_chunked_feed(azoi_body *b, azo_str *in, azo_str *out, azo_error *e) {
+    while (in->len > 0 && b->state != AZOI_CHUNK_DONE) {
+        if (b->state == AZOI_CHUNK_DATA) {
+            *out = azoi_body_take(b, in);
+            b->overhead -= out->len < b->overhead ? (uint32_t)out->len : b->overhead;
+            b->state = b->left > 0 ? AZOI_CHUNK_DATA : AZOI_CHUNK_DATA_CR;
+            return AZO_PENDING;
+        }
+        if (!azoi_chunk_byte(b, in->ptr[0])) {
+            return azoi_http_fail(e, "the chunks of the body are malformed");
+        }
+        if (b->overhead > AZOI_MAX_OVERHEAD) {
+            return azoi_http_fail(e, "more than 16 KB of chunk extensions or trailers");
+        }
+        *in = azoi_skip(*in, 1);
+    }
+    return b->state == AZOI_CHUNK_DONE ? AZO_OK : AZO_PENDING;
+}
+
+static azo_result azoi_body_feed(azoi_body *b, azo_str *in, azo_str *out, azo_error *e) {
+    *out = azoi_view(in->ptr, 0);
+    switch (b->framing) {
+    case AZOI_FRAMING_NONE:
+        return AZO_OK;
+    case AZOI_FRAMING_LENGTH:
+        *out = azoi_body_take(b, in);
+        return b->left > 0 ? AZO_PENDING : AZO_OK;
+    case AZOI_FRAMING_CHUNKED:
+        return azoi_chunked_feed(b, in, out, e);
+    case AZOI_FRAMING_CLOSE:
+        *out = *in;
+        *in = azoi_skip(*in, in->len);
+        return AZO_PENDING;
+    }
+    return azoi_http_fail(e, "no known framing");
+}
+
+static azo_result azoi_body_eof(const azoi_body *b, azo_error *e) {
+    if (b->framing == AZOI_FRAMING_NONE || b->framing == AZOI_FRAMING_CLOSE ||
+        (b->framing == AZOI_FRAMING_LENGTH && b->left == 0) ||
+        (b->framing == AZOI_FRAMING_CHUNKED && b->state == AZOI_CHUNK_DONE)) {
+        return AZO_OK;
+    }
+    if (b->framing == AZOI_FRAMING_LENGTH) {
+        return azoi_fail(e, AZO_ERR_CLOSED, "The connection ended %llu bytes before the end of the answer. Try again; "
+                                            "if it happens often, look at the network or proxy.",
+                         (unsigned long long)b->left);
+    }
+    return azoi_fail(e, AZO_ERR_CLOSED, "The connection ended before the last chunk of the answer. Try again; if it "
+                                        "happens often, look at the network or proxy.");
+}
+
+/* >>sse */
+
+/* Server-sent events (the HTML standard's event stream): bytes in, one event out per call. Lines that lie whole in
+ * the input are read in place; only a line that is cut by the end of the input is copied. id and retry are of no use
+ * to a client that never reconnects, and are ignored with every other unknown field. */
+
+static void azoi_sse_init(azoi_sse *s, const azo_allocator *a, size_t max_event) {
+    memset(s, 0, sizeof *s);
+    azoi_buf_init(&s->line, a, max_event > SIZE_MAX - 16 ? SIZE_MAX : max_event + 16, false); /* and a field's name */
+    azoi_buf_init(&s->data, a, max_event, false);
+    azoi_buf_init(&s->name, a, max_event, false);
+}
+
+static void azoi_sse_free(azoi_sse *s) {
+    azoi_buf_free(&s->line);
+    azoi_buf_free(&s->data);
+    azoi_buf_free(&s->name);
+}
+
+static azo_result azoi_sse_failed(const azoi_sse *s, azo_error *e) {
+    if (s->line.failed == AZO_ERR_MEMORY || s->data.failed == AZO_ERR_MEMORY || s->name.failed == AZO_ERR_MEMORY) {
+        return azoi_memory(e);
+    }
+    if (s->line.failed != AZO_OK || s->data.failed != AZO_OK || s->name.failed != AZO_OK) {
+        return azoi_fail(e, AZO_ERR_LIMIT, "A server-sent event is larger than the limit of %zu bytes. Raise "
+                                           "max_event_bytes if events that large are expected.", s->data.max);
+    }
+    return AZO_OK;
+}
+
+static void azoi_sse_reset(azoi_sse *s) {
+    azoi_buf_clear(&s->data);
+    azoi_buf_clear(&s->name);
+    s->has_data = false;
+    s->ready = false;
+}
+
+/* A whole line without its end. An empty one ends the event: that is one only if it has data, so a comment with a
+ * blank line behind it is none. */
+static void azoi_sse_line(azoi_sse *s, azo_str line) {
+    size_t colon = azoi_find(line, ':');
+    azo_str field = azoi_view(line.ptr, colon);
+    azo_str value = azoi_skip(line, colon + 1);
+    if (line.len == 0) {
+        if (s->has_data) {
+            s->ready = true;
+        } else {
+            azoi_sse_reset(s);
+        }
+        return;
+    }
+    if (azoi_starts(value, " ")) {
+        value = azoi_skip(value, 1);
+    }
+    if (azoi_equal(field, "data")) {
+        if (s->has_data) {
+            azoi_buf_char(&s->data, '\n');
+        }
+        azoi_buf_str(&s->data, value);
+        s->has_data = true;
+    } else if (azoi_equal(field, "event")) {
+        azoi_buf_set(&s->name, value);
+    }
+}
+
+/* A byte order mark at the very start, even if it comes byte by byte. What only looked like one belongs to the first
+ * line. */
+static void azoi_sse_bom(azoi_sse *s, azo_str *in) {
+    static const char bom[] = "\xef\xbb\xbf";
+    while (s->bom < 3 && in->len > 0) {
+        if (in->ptr[0] != bom[s->bom]) {
+            if (s->bom > 0) {
+                azoi_buf_add(&s->line, bom, s->bom);
+            }
+            s->bom = 3;
+            return;
+        }
+        s->bom++;
+        *in = azoi_skip(*in, 1);
+    }
+}
+
+/* Takes one line, or what there is of it. */
+static void azoi_sse_take(azoi_sse *s, azo_str *in) {
+    azo_str piece;
+    size_t end = 0;
+    while (end < in->len && in->ptr[end] != '\n' && in->ptr[end] != '\r') {
+        end++;
+    }
+    piece = azoi_view(in->ptr, end);
+    if (piece.len > s->line.max - s->line.len) {
+        azoi_buf_reserve(&s->line, piece.len); /* sets the failure: also of a line that would not be copied */
+        return;
+    }
+    if (end == in->len) {
+        azoi_buf_str(&s->line, piece);
+        *in = azoi_skip(*in, end);
+        return;
+    }
+    s->skip_lf = in->ptr[end] == '\r';
+    *in = azoi_skip(*in, end + 1);
+    if (s->line.len == 0) {
+        azoi_sse_line(s, piece);
+        return;
+    }
+    azoi_buf_str(&s->line, piece);
+    if (s->line.failed == AZO_OK) {
+        azoi_sse_line(s, azoi_buf_view(&s->line));
+        azoi_buf_clear(&s->line);
+    }
+}
+
+static azo_result azoi_sse_feed(azoi_sse *s, azo_str *in, azo_error *e) {
+    if (s->ready) {
+        azoi_sse_reset(s);
+    }
+    azoi_sse_bom(s, in);
+    while (in->len > 0 && !s->ready && azoi_sse_failed(s, NULL) == AZO_OK) {
+        if (s->skip_lf && in->ptr[0] == '\n') {
+            *in = azoi_skip(*in, 1);
+            s->skip_lf = false;
+            continue;
+        }
+        s->skip_lf = false;
+        azoi_sse_take(s, in);
+    }
+    if (azoi_sse_failed(s, NULL) != AZO_OK) {
+        return azoi_sse_failed(s, e);
+    }
+    return s->ready ? AZO_OK : AZO_PENDING;
+}
+
+/* Some proxies drop the last line end, or the last blank line. The standard would drop the event; it is kept, and
+ * the caller judges whether it is whole. Memory failures show as "none". */
+static bool azoi_sse_end(azoi_sse *s) {
+    if (s->ready) {
+        azoi_sse_reset(s);
+    }
+    if (s->line.len > 0) {
+        azoi_sse_line(s, azoi_buf_view(&s->line));
+        azoi_buf_clear(&s->line);
+    }
+    s->ready = s->has_data && azoi_sse_failed(s, NULL) == AZO_OK;
+    return s->ready;
+}
+
+/* >>time */
+
+/* Clocks, deadlines, the waits that a service asks for, and backoff. A deadline is a point on the monotonic clock in
+ * milliseconds, AZOI_NEVER where there is no limit. */
+
+#ifndef AZO_NO_CLOCK
+static int64_t azoi_default_monotonic(void *user_data) {
+    struct timespec now;
+    (void)user_data;
+    if (clock_gettime(CLOCK_MONOTONIC, &now) != 0) {
+        return 0;
+    }
+    return (int64_t)now.tv_sec * 1000 + (int64_t)(now.tv_nsec / 1000000);
+}
+
+static int64_t azoi_default_unix(void *user_data) {
+    time_t now = time(NULL);
+    (void)user_data;
+    return now > 0 ? (int64_t)now : 0;
+}
+#endif
+
+static int64_t azoi_deadline(int64_t now, int32_t ms) {
+    if (ms < 0 || now > AZOI_NEVER - ms) {
+        return AZOI_NEVER;
+    }
+    return now + ms;
+}
+
+static int32_t azoi_left(int64_t now, int64_t due) {
+    if (due == AZOI_NEVER) {
+        return -1;
+    }
+    if (due <= now) {
+        return 0;
+    }
+    /* due > now, so the difference fits an unsigned whatever their signs */
+    return (uint64_t)due - (uint64_t)now > INT32_MAX ? INT32_MAX : (int32_t)(due - now);
+}
+
+/* ---- HTTP dates (RFC 9110 5.6.7) ---- */
+
+typedef struct azoi_date {
+    uint64_t year;
+    uint64_t month; /* 1 to 12 */
+    uint64_t day;
+    uint64_t hour;
+    uint64_t minute;
+    uint64_t second;
+} azoi_date;
+
+/* Gregorian, from 1970 on; -1 for what is no date. */
+static int64_t azoi_date_seconds(const azoi_date *d) {
+    static const unsigned char month_days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    bool leap = (d->year % 4 == 0 && d->year % 100 != 0) || d->year % 400 == 0;
+    uint64_t years;
+    uint64_t days;
+    uint64_t month;
+    if (d->year < 1970 || d->month < 1 || d->month > 12 || d->hour > 23 || d->minute > 59 || d->second > 60) {
+        return -1;
+    }
+    if (d->day < 1 || d->day > month_days[d->month - 1] + (leap && d->month == 2 ? 1u : 0u)) {
+        return -1;
+    }
+    years = d->year - 1;
+    days = years * 365 + years / 4 - years / 100 + years / 400 + d->day - 1;
+    for (month = 1; month < d->month; month++) {
+        days += month_days[month - 1] + (leap && month == 2 ? 1u : 0u);
+    }
+    days -= 719162; /* from 0001-01-01 to 1970-01-01 */
+    return (int64_t)(((days * 24 + d->hour) * 60 + d->minute) * 60 + d->second);
+}
+
+/* One of the names in `list`, three letters each, off the front: its number from 1 on, or 0. */
+static uint64_t azoi_date_name(azo_str *text, const char *list) {
+    uint64_t number;
+    for (number = 1; *list != '\0'; number++, list += 3) {
+        if (text->len >= 3 && azoi_same(azoi_view(text->ptr, 3), azoi_view(list, 3))) {
+            *text = azoi_skip(*text, 3);
+            return number;
+        }
+    }
+    return 0;
+}
+
+static bool azoi_date_number(azo_str *text, size_t width, uint64_t *out) {
+    bool ok = text->len >= width && azoi_parse_u64(azoi_view(text->ptr, width), out);
+    *text = azoi_skip(*text, width);
+    return ok;
+}
+
+static bool azoi_date_mark(azo_str *text, const char *mark) {
+    bool ok = azoi_starts(*text, mark);
+    *text = azoi_skip(*text, strlen(mark));
+    return ok;
+}
+
+static bool azoi_date_clock(azo_str *text, azoi_date *d) {
+    return azoi_date_number(text, 2, &d->hour) && azoi_date_mark(text, ":") && azoi_date_number(text, 2, &d->minute) &&
+           azoi_date_mark(text, ":") && azoi_date_number(text, 2, &d->second);
+}
+
+static bool azoi_date_month(azo_str *text, azoi_date *d) {
+    d->month = azoi_date_name(text, "JanFebMarAprMayJunJulAugSepOctNovDec");
+    return d->month > 0;
+}
+
+/* Behind the weekday: " Nov  6 08:49:37 1994" */
+static bool azoi_date_asctime(azo_str text, azoi_date *d) {
+    bool one_digit;
+    if (!azoi_date_mark(&text, " ") || !azoi_date_month(&text, d) || !azoi_date_mark(&text, " ")) {
+        return false;
+    }
+    one_digit = azoi_starts(text, " ");
+    text = azoi_skip(text, one_digit ? 1 : 0);
+    return azoi_date_number(&text, one_digit ? 1 : 2, &d->day) && azoi_date_mark(&text, " ") &&
+           azoi_date_clock(&text, d) && azoi_date_mark(&text, " ") && azoi_date_number(&text, 4, &d->year) &&
+           text.len == 0;
+}
+
+/* Behind the weekday: ", 06 Nov 1994 08:49:37 GMT" with `gap` " ", or ", 06-Nov-94 08:49:37 GMT" with "-" */
+static bool azoi_date_fixed(azo_str text, const char *gap, size_t year_digits, azoi_date *d) {
+    return azoi_date_mark(&text, ", ") && azoi_date_number(&text, 2, &d->day) && azoi_date_mark(&text, gap) &&
+           azoi_date_month(&text, d) && azoi_date_mark(&text, gap) && azoi_date_number(&text, year_digits, &d->year) &&
+           azoi_date_mark(&text, " ") && azoi_date_clock(&text, d) && azoi_equal(text, " GMT");
+}
+
+static int64_t azoi_http_date(azo_str text) {
+    static const char *const tails[] = {"day", "sday", "nesday", "rsday", "day", "urday", "day"};
+    azoi_date date;
+    uint64_t weekday;
+    azo_str rest = azoi_trim(text);
+    memset(&date, 0, sizeof date);
+    weekday = azoi_date_name(&rest, "MonTueWedThuFriSatSun");
+    if (weekday == 0) {
+        return -1;
+    }
+    if (azoi_starts(rest, ",")) {
+        return azoi_date_fixed(rest, " ", 4, &date) ? azoi_date_seconds(&date) : -1;
+    }
+    if (azoi_starts(rest, " ")) {
+        return azoi_date_asctime(rest, &date) ? azoi_date_seconds(&date) : -1;
+    }
+    if (!azoi_date_mark(&rest, tails[weekday - 1]) || !azoi_date_fixed(rest, "-", 2, &date)) {
+        return -1;
+    }
+    date.year += date.year < 70 ? 2000 : 1900; /* nothing that we read was sent before 1970 */
+    return azoi_date_seconds(&date);
+}
+
+/* ---- waits ---- */
+
+/* "12", "1.5": positive decimal numbers times `scale`, rounded up to ms; -1 for anything else. Saturates. */
+static int32_t azoi_wait_number(azo_str text, int scale) {
+    size_t dot = azoi_find(text, '.');
+    azo_str whole = azoi_view(text.ptr, dot);
+    azo_str fraction = azoi_skip(text, dot + 1);
+    uint64_t ms = 0;
+    uint64_t part = 0;
+    uint64_t unit = 1;
+    size_t i;
+    for (i = 0; i < text.len; i++) {
+        if (!azoi_is_digit(text.ptr[i]) && i != dot) {
+            return -1;
+        }
+    }
+    if (whole.len + fraction.len == 0) {
+        return -1;
+    }
+    if (whole.len > 0 && (!azoi_parse_u64(whole, &ms) || ms > INT32_MAX)) {
+        return INT32_MAX;
+    }
+    for (i = 0; i < fraction.len && i < 12; i++) {
+        part = part * 10 + (uint64_t)(fraction.ptr[i] - '0');
+        unit *= 10;
+    }
+    ms = ms * (uint64_t)scale + (part * (uint64_t)scale + unit - 1) / unit;
+    if (ms > INT32_MAX) {
+        return INT32_MAX;
+    }
+    return ms == 0 ? -1 : (int32_t)ms;
+}
+
+static int32_t azoi_wait_until(azo_str text, int64_t unix_now) {
+    int64_t date = azoi_http_date(text);
+    if (unix_now <= 0 || date <= unix_now) {
+        return -1;
+    }
+    return date - unix_now > INT32_MAX / 1000 ? INT32_MAX : (int32_t)((date - unix_now) * 1000);
+}
+
+/* The first header that says something usable: zero, negative and malformed ones say nothing. */
+static int32_t azoi_retry_after(azo_str headers, int status, int64_t unix_now) {
+    azo_str after = azoi_header(headers, "retry-after");
+    int32_t wait = azoi_wait_number(azoi_header(headers, "retry-after-ms"), 1);
+    if (wait < 0) {
+        wait = azoi_wait_number(azoi_header(headers, "x-ms-retry-after-ms"), 1);
+    }
+    if (wait < 0) {
+        wait = azoi_wait_number(after, 1000);
+    }
+    if (wait < 0) {
+        wait = azoi_wait_until(after, unix_now);
+    }
+    if (wait < 0 && status == 429) {
+        wait = azoi_wait_number(azoi_header(headers, "x-ratelimit-reset-tokens"), 1000);
+    }
+    if (wait < 0 && status == 429) {
+        wait = azoi_wait_number(azoi_header(headers, "x-rate-limit-reset-tokens"), 1000);
+    }
+    return wait;
+}
+
+/* Doubles from first_wait to max_wait; jitter takes up to a quarter off, so that many clients do not come back at the
+ * same moment. */
+static int32_t azoi_backoff(const azoi_policy *p, int attempt, uint32_t random) {
+    int64_t wait = p->first_wait;
+    for (; attempt > 0 && wait < p->max_wait; attempt--) {
+        wait *= 2;
+    }
+    if (wait > p->max_wait) {
+        wait = p->max_wait;
+    }
+    return (int32_t)(wait - (int64_t)((uint64_t)wait * random >> 34));
+}
+/* >>pump
+ *
+ * What runs next and when: a queue of nodes to move, a heap of timers, a table that turns ids into sources of
+ * events. It knows neither sockets nor requests; `node->advance` is the only call upwards. */
+
+static void azoi_pump_init(azoi_pump *p, const azo_allocator *allocator, const azo_loop *loop,
+                           const azo_clock *clock) {
+    memset(p, 0, sizeof *p);
+    p->allocator = allocator;
+    p->loop = loop;
+    p->clock = clock;
+    p->queue.prev = &p->queue;
+    p->queue.next = &p->queue;
+    p->told_due = AZOI_NEVER;
+}
+
+static void azoi_pump_close(azoi_pump *p) {
+    azoi_free(p->allocator, p->heap, p->heap_cap * sizeof *p->heap);
+    azoi_free(p->allocator, p->places, p->place_cap * sizeof *p->places);
+    p->heap = NULL;
+    p->places = NULL;
+}
+
+static void azoi_pump_tick(azoi_pump *p) {
+    p->now = p->clock->monotonic_ms(p->clock->user_data);
+}
+
+/* ---- run queue ---- */
+
+static void azoi_node_insert(azoi_node *before, azoi_node *node) {
+    node->prev = before->prev;
+    node->next = before;
+    before->prev->next = node;
+    before->prev = node;
+}
+
+static void azoi_pump_queue(azoi_pump *p, azoi_node *node) {
+    if (node->next == NULL) {
+        azoi_node_insert(&p->queue, node);
+    }
+}
+
+static void azoi_pump_unqueue(azoi_pump *p, azoi_node *node) {
+    (void)p;
+    if (node->next != NULL) {
+        node->prev->next = node->next;
+        node->next->prev = node->prev;
+        node->prev = NULL;
+        node->next = NULL;
+    }
+}
+
+static bool azoi_pump_busy(const azoi_pump *p) {
+    return p->queue.next != &p->queue;
+}
+
+/* ---- timers: a binary heap; heap[i / 2] is due no later than heap[i] ---- */
+
+static void azoi_heap_put(azoi_pump *p, size_t place, azoi_timer *t) {
+    p->heap[place] = t;
+    t->place = place;
+}
+
+static void azoi_heap_up(azoi_pump *p, size_t place, azoi_timer *t) {
+    while (place > 1 && p->heap[place / 2]->due > t->due) {
+        azoi_heap_put(p, place, p->heap[place / 2]);
+        place /= 2;
+    }
+    azoi_heap_put(p, place, t);
+}
+
+static void azoi_heap_down(azoi_pump *p, size_t place, azoi_timer *t) {
+    for (;;) {
+        size_t child = place * 2;
+        if (child < p->heap_len && p->heap[child + 1]->due < p->heap[child]->due) {
+            child++;
+        }
+        if (child > p->heap_len || p->heap[child]->due >= t->due) {
+            break;
+        }
+        azoi_heap_put(p, place, p->heap[child]);
+        place = child;
+    }
+    azoi_heap_put(p, place, t);
+}
+
+static void azoi_timer_unset(azoi_pump *p, azoi_timer *t) {
+    size_t place = t->place;
+    t->due = AZOI_NEVER;
+    if (place == 0) {
+        return;
+    }
+    t->place = 0;
+    azoi_timer *last = p->heap[p->heap_len--];
+    if (last != t) {
+        azoi_heap_up(p, place, last);
+        azoi_heap_down(p, last->place, last);
+    }
+}
+
+static void azoi_timer_set(azoi_pump *p, azoi_timer *t, int64_t due) {
+    if (due == AZOI_NEVER) {
+        azoi_timer_unset(p, t);
+        return;
+    }
+    t->due = due;
+    if (t->place == 0) {
+        p->heap_len++;
+        azoi_heap_up(p, p->heap_len, t);
+    } else {
+        azoi_heap_up(p, t->place, t);
+        azoi_heap_down(p, t->place, t);
+    }
+}
+
+static bool azoi_timer_attach(azoi_pump *p, azoi_timer *t, azoi_node *node) {
+    if (p->timers + 1 >= p->heap_cap) {
+        size_t cap = p->heap_cap == 0 ? 16 : p->heap_cap * 2;
+        void *grown = azoi_resize(p->allocator, p->heap, p->heap_cap * sizeof *p->heap, cap * sizeof *p->heap);
+        if (grown == NULL) {
+            return false;
+        }
+        p->heap = (azoi_timer **)grown;
+        p->heap_cap = cap;
+    }
+    p->timers++;
+    t->due = AZOI_NEVER;
+    t->place = 0;
+    t->node = node;
+    return true;
+}
+
+static void azoi_timer_detach(azoi_pump *p, azoi_timer *t) {
+    if (t->node != NULL) {
+        azoi_timer_unset(p, t);
+        t->node = NULL;
+        p->timers--;
+    }
+}
+
+static void azoi_pump_queue_due(azoi_pump *p) {
+    while (p->heap_len > 0 && p->heap[1]->due <= p->now) {
+        azoi_timer *t = p->heap[1];
+        azoi_timer_unset(p, t);
+        azoi_pump_queue(p, t->node);
+    }
+}
+
+/* ---- sources: an id is a place in the table and how often that place was used before ---- */
+
+enum { AZOI_MAX_PLACES = 65535 };
+
+static bool azoi_places_grow(azoi_pump *p) {
+    size_t cap = p->place_cap == 0 ? 16 : p->place_cap * 2;
+    if (p->place_cap > AZOI_MAX_PLACES) {
+        return false;
+    }
+    void *grown = azoi_resize(p->allocator, p->places, p->place_cap * sizeof *p->places, cap * sizeof *p->places);
+    if (grown == NULL) {
+        return false;
+    }
+    p->places = (azoi_place *)grown;
+    p->place_cap = cap;
+    return true;
+}
+
+static bool azoi_source_attach(azoi_pump *p, azoi_source *s) {
+    size_t index = p->first_free;
+    if (index == 0) {
+        index = p->place_count + 1;
+        if (index > AZOI_MAX_PLACES || (index >= p->place_cap && !azoi_places_grow(p))) {
+            return false;
+        }
+        p->place_count = index;
+        p->places[index].generation = 1;
+    } else {
+        p->first_free = p->places[index].next_free;
+    }
+    p->places[index].source = s;
+    s->id = (uint32_t)p->places[index].generation << 16 | (uint32_t)index;
+    memset(s->told, 0, sizeof s->told);
+    return true;
+}
+
+static azoi_source *azoi_source_find(const azoi_pump *p, uint32_t id) {
+    size_t index = id & 0xffffu;
+    if (index == 0 || index > p->place_count || p->places[index].generation != id >> 16) {
+        return NULL; /* stale: the connection is gone */
+    }
+    return p->places[index].source;
+}
+
+/* Unregisters every descriptor, as must be done before one of them is closed. */
+static void azoi_source_hush(azoi_pump *p, azoi_source *s) {
+    for (int i = 0; i < AZOI_MAX_FDS; i++) {
+        azoi_told *told = &s->told[i];
+        if (told->events != 0) {
+            told->events = 0;
+            (void)p->loop->watch(told->fd, 0, s->id, &told->slot, p->loop->user_data);
+            told->slot = NULL;
+        }
+    }
+}
+
+static void azoi_source_detach(azoi_pump *p, azoi_source *s) {
+    if (s->id == 0) {
+        return;
+    }
+    azoi_source_hush(p, s);
+    azoi_place *place = &p->places[s->id & 0xffffu];
+    place->source = NULL;
+    place->generation = (uint16_t)(place->generation == 0xffff ? 1 : place->generation + 1);
+    place->next_free = p->first_free;
+    p->first_free = (uint16_t)(s->id & 0xffffu);
+    s->id = 0;
+}
+
+static azoi_told *azoi_told_find(azoi_source *s, intptr_t fd) {
+    azoi_told *unused = NULL;
+    for (int i = 0; i < AZOI_MAX_FDS; i++) {
+        if (s->told[i].events != 0 && s->told[i].fd == fd) {
+            return &s->told[i];
+        }
+        if (s->told[i].events == 0 && unused == NULL) {
+            unused = &s->told[i];
+        }
+    }
+    return unused;
+}
+
+static void azoi_told_forget_all_but(azoi_pump *p, azoi_source *s, const azo_watch *wishes, size_t count) {
+    for (int i = 0; i < AZOI_MAX_FDS; i++) {
+        azoi_told *told = &s->told[i];
+        bool wished = told->events == 0;
+        for (size_t k = 0; k < count && !wished; k++) {
+            wished = wishes[k].fd == told->fd && wishes[k].events != 0;
+        }
+        if (!wished) {
+            told->events = 0;
+            (void)p->loop->watch(told->fd, 0, s->id, &told->slot, p->loop->user_data);
+            told->slot = NULL;
+        }
+    }
+}
+
+/* Tells the loop hook what changed; false: it could not register a descriptor. */
+static bool azoi_source_sync(azoi_pump *p, azoi_source *s) {
+    if (p->loop->watch == NULL || s->id == 0) {
+        return true;
+    }
+    azo_watch wishes[AZOI_MAX_FDS];
+    int32_t timeout_ms = -1;
+    size_t count = s->describe(s, wishes, AZOI_MAX_FDS, &timeout_ms);
+    count = count < AZOI_MAX_FDS ? count : (size_t)AZOI_MAX_FDS;
+    azoi_told_forget_all_but(p, s, wishes, count);
+    for (size_t i = 0; i < count; i++) {
+        azoi_told *told = azoi_told_find(s, wishes[i].fd);
+        if (told == NULL || wishes[i].events == 0 || told->events == wishes[i].events) {
+            continue;
+        }
+        if (p->loop->watch(wishes[i].fd, wishes[i].events, s->id, &told->slot, p->loop->user_data) != 0) {
+            return false;
+        }
+        told->fd = wishes[i].fd;
+        told->events = wishes[i].events;
+    }
+    return true;
+}
+
+/* Something happened to a source, or, with id 0, to all of them for all we know. */
+static void azoi_pump_happened(azoi_pump *p, uint32_t id, unsigned events) {
+    if (id != 0) {
+        azoi_source *s = azoi_source_find(p, id);
+        if (s != NULL) {
+            s->happened(s, events);
+        }
+        return;
+    }
+    for (size_t i = 1; i <= p->place_count; i++) {
+        if (p->places[i].source != NULL) {
+            p->places[i].source->happened(p->places[i].source, events);
+        }
+    }
+}
+
+/* ---- a walk through the queue ---- */
+
+enum { AZOI_STEP_MS = 10 }; /* a token that arrives for 1,000 waiters must not keep a user's loop for seconds */
+
+/* When to be called again: 0 soon, AZOI_NEVER. */
+static int64_t azoi_pump_due(const azoi_pump *p) {
+    return azoi_pump_busy(p) ? 0 : p->heap_len > 0 ? p->heap[1]->due : AZOI_NEVER;
+}
+
+static int32_t azoi_pump_timeout(azoi_pump *p) {
+    int64_t due = azoi_pump_due(p);
+    if (due != 0 && due != AZOI_NEVER) {
+        azoi_pump_tick(p);
+    }
+    return due == 0 ? 0 : azoi_left(p->now, due);
+}
+
+/* `again`: tell it even if it is what the hook knows, because its timer may have fired since. */
+static void azoi_pump_tell(azoi_pump *p, bool again) {
+    int64_t due = azoi_pump_due(p);
+    if (p->loop->timer != NULL && (due != p->told_due || (again && due != AZOI_NEVER))) {
+        p->told_due = due;
+        p->loop->timer(azoi_pump_timeout(p), p->loop->user_data);
+    }
+}
+
+/* One pass over what is queued now; what gets queued meanwhile is left for the next one. */
+static void azoi_pump_run(azoi_pump *p) {
+    azoi_pump_tick(p);
+    azoi_pump_queue_due(p);
+    int64_t enough = p->now + AZOI_STEP_MS;
+    azoi_node pass = p->queue;
+    if (!azoi_pump_busy(p)) {
+        return;
+    }
+    pass.prev->next = &pass;
+    pass.next->prev = &pass;
+    p->queue.prev = &p->queue;
+    p->queue.next = &p->queue;
+    while (pass.next != &pass && !p->stop && p->now < enough) {
+        azoi_node *node = pass.next;
+        azoi_pump_unqueue(p, node);
+        node->advance(node);
+        azoi_pump_tick(p);
+    }
+    if (pass.next != &pass) { /* out of time: what is left goes first the next time */
+        pass.prev->next = p->queue.next;
+        p->queue.next->prev = pass.prev;
+        p->queue.next = pass.next;
+        pass.next->prev = &p->queue;
+    }
+}
+/* >>transport
+ *
+ * Bytes to and from a peer. At the bottom the transport hook, or POSIX sockets as the built-in one; above it TLS by
+ * mbedTLS where the stream asks for it. What all streams of a client share (hooks, TLS settings, roots, sessions,
+ * addresses) is its azoi_net. Nothing in here waits, but for getaddrinfo and the reading of root certificates. */
+
+/* ---- hooks, clocks, log ---- */
+
+static int64_t azoi_net_now(azoi_net *n) {
+    return n->clock.monotonic_ms(n->clock.user_data);
+}
+
+static int64_t azoi_net_unix(azoi_net *n) {
+    return n->clock.unix_seconds(n->clock.user_data);
+}
+
+/* xorshift (Marsaglia 2003): spreads waits out, guards nothing. */
+static uint32_t azoi_net_random(azoi_net *n) {
+    uint32_t x = n->jitter;
+    x ^= x << 13;
+    x ^= x >> 17;
+    x ^= x << 5;
+    n->jitter = x;
+    return x;
+}
+
+static void azoi_net_stir(azoi_net *n, uint32_t seed) {
+    n->jitter = (n->jitter ^ seed) * 2654435761u;
+    n->jitter += n->jitter == 0; /* the one state that xorshift never leaves */
+}
+
+AZOI_PRINTF(3, 4)
+static void azoi_log(azoi_net *n, int level, const char *format, ...) {
+    if (n->logger.line == NULL) {
+        return;
+    }
+    size_t room = 240;
+    size_t len = 0;
+    for (int round = 0; round < 2; round++) {
+        azoi_buf_clear(&n->log_line);
+        if (!azoi_buf_reserve(&n->log_line, room)) {
+            return;
+        }
+        va_list args;
+        va_start(args, format);
+        int printed = vsnprintf(n->log_line.data, room + 1, format, args);
+        va_end(args);
+        len = printed < 0 ? 0 : (size_t)printed;
+        if (len <= room) {
+            break;
+        }
+        room = len < n->log_line.max ? len : n->log_line.max;
+        len = room;
+    }
+    azoi_clean(n->log_line.data, room + 1, azoi_view(n->log_line.data, len));
+    n->logger.line(level, n->log_line.data, n->logger.user_data);
+}
+
+/* What a hook answered, as an enumerator; `other` for anything that is no failure of ours. */
+static azo_result azoi_result_of(ptrdiff_t value, azo_result other) {
+#define AZOI_RESULT_CASE(name, number)                                                                                 \
+    case number:                                                                                                       \
+        return number < 0 ? name : other;
+    switch (value) {
+        AZO_RESULTS(AZOI_RESULT_CASE)
+    default:
+        return other;
+    }
+#undef AZOI_RESULT_CASE
+}
+
+/* ---- built-in transport: POSIX sockets ---- */
+
+#ifndef AZO_NO_SOCKETS
+
+enum {
+    AZOI_STAGGER_MS = 250,  /* RFC 8305 section 5 */
+    AZOI_MAX_ADDRESSES = 8, /* tried for one connection */
+    AZOI_KEEPALIVE_S = 60   /* Azure's load balancers forget silent connections after four minutes */
+};
+
+static azo_result azoi_socket_open(const azo_target *to, void **conn, void *user_data) {
+    azoi_net *n = (azoi_net *)user_data;
+    size_t host_size = strlen(to->host) + 1;
+    azoi_socket *s = (azoi_socket *)azoi_alloc(n->allocator, sizeof *s + host_size);
+    if (s == NULL) {
+        return AZO_ERR_MEMORY;
+    }
+    s->block_size = sizeof *s + host_size;
+    s->fd[0] = -1;
+    s->fd[1] = -1;
+    s->host = (const char *)memcpy(s + 1, to->host, host_size);
+    s->port = to->port;
+    s->id = to->id;
+    *conn = s;
+    return AZO_OK;
+}
+
+static void azoi_addresses_free(azoi_net *n, azoi_addresses *known) {
+    azoi_addresses **at = &n->addresses;
+    while (*at != known) {
+        at = &(*at)->next;
+    }
+    *at = known->next;
+    freeaddrinfo(known->list);
+    azoi_free(n->allocator, known, known->block_size);
+}
+
+static void azoi_socket_drop_addresses(azoi_socket *s, azoi_net *n) {
+    azoi_addresses *known = s->addresses;
+    s->addresses = NULL;
+    if (known != NULL) {
+        known->users--;
+        if (known->stale && known->users == 0) {
+            azoi_addresses_free(n, known);
+        }
+    }
+}
+
+/* 0, or what getaddrinfo said. AI_ADDRCONFIG saves the query for a family that this machine does not have, but
+ * also hides ::1 on a machine whose only IPv6 address that is. */
+static int azoi_lookup(const char *host, uint16_t port, struct addrinfo **list) {
+    struct addrinfo hints;
+    char service[8];
+    azo_str name = azo_s(host);
+    memset(&hints, 0, sizeof hints);
+    hints.ai_family = AF_UNSPEC;
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = azoi_is_numeric(name) ? AI_NUMERICHOST : azoi_is_loopback(name) ? 0 : AI_ADDRCONFIG;
+    (void)snprintf(service, sizeof service, "%u", (unsigned)port);
+    return getaddrinfo(host, service, &hints, list);
+}
+
+/* AZO_OK, MEMORY, or RESOLVE with getaddrinfo's code in errno. */
+static azo_result azoi_socket_resolve(azoi_socket *s, azoi_net *n) {
+    azoi_addresses *known = n->addresses;
+    while (known != NULL && (known->stale || known->port != s->port || strcmp(known->host, s->host) != 0)) {
+        known = known->next;
+    }
+    if (known == NULL) {
+        size_t host_size = strlen(s->host) + 1;
+        known = (azoi_addresses *)azoi_alloc(n->allocator, sizeof *known + host_size);
+        if (known == NULL) {
+            return AZO_ERR_MEMORY;
+        }
+        known->block_size = sizeof *known + host_size;
+        azoi_log(n, AZO_LOG_DEBUG, "* resolving %s", s->host);
+        int code = azoi_lookup(s->host, s->port, &known->list);
+        if (code != 0 || known->list == NULL) {
+            azoi_free(n->allocator, known, known->block_size);
+            errno = code;
+            return AZO_ERR_RESOLVE;
+        }
+        known->host = (const char *)memcpy(known + 1, s->host, host_size);
+        known->port = s->port;
+        known->next = n->addresses;
+        n->addresses = known;
+    }
+    known->users++;
+    s->addresses = known;
+    return AZO_OK;
+}
+
+/* Address number `index`, NULL behind the end: IPv6 first, then the families by turns (RFC 8305 section 4). */
+static const struct addrinfo *azoi_address_at(const struct addrinfo *list, size_t index) {
+    size_t count[2] = {0, 0};
+    const struct addrinfo *a;
+    for (a = list; a != NULL; a = a->ai_next) {
+        count[a->ai_family == AF_INET6 ? 0 : 1]++;
+    }
+    size_t both = count[0] < count[1] ? count[0] : count[1];
+    int family = count[0] > count[1] ? 0 : 1;
+    size_t skip = index - both;
+    if (index < 2 * both) {
+        family = (int)(index % 2);
+        skip = index / 2;
+    }
+    for (a = list; a != NULL; a = a->ai_next) {
+        if ((a->ai_family == AF_INET6 ? 0 : 1) == family && skip-- == 0) {
+            return a;
+        }
+    }
+    return NULL;
+}
+
+/* The winner of last time goes first, the others keep their order. */
+static size_t azoi_socket_next(const azoi_socket *s) {
+    size_t winner = s->addresses->winner;
+    return s->tried == 0 ? winner : s->tried <= winner ? s->tried - 1 : s->tried;
+}
+
+static void azoi_socket_option(int fd, int level, int name, int value) {
+    (void)setsockopt(fd, level, name, &value, sizeof value); /* each is an improvement that can be done without */
+}
+
+static int azoi_socket_new(int family) {
+#if defined(SOCK_CLOEXEC) && defined(SOCK_NONBLOCK)
+    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+        return -1;
+    }
+#else
+    int fd = socket(family, SOCK_STREAM, 0);
+    if (fd < 0) {
+        return -1;
+    }
+    (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+    if (fcntl(fd, F_SETFL, O_NONBLOCK) != 0) {
+        (void)close(fd);
+        return -1;
+    }
+#endif
+    azoi_socket_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    azoi_socket_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+#ifdef TCP_KEEPIDLE
+    azoi_socket_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, AZOI_KEEPALIVE_S);
+#endif
+#ifdef TCP_KEEPINTVL
+    azoi_socket_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, AZOI_KEEPALIVE_S / 4);
+#endif
+#if !defined(MSG_NOSIGNAL) && defined(SO_NOSIGPIPE)
+    azoi_socket_option(fd, SOL_SOCKET, SO_NOSIGPIPE, 1);
+#endif
+    return fd;
+}
+
+static void azoi_socket_log(azoi_net *n, int level, const char *what, const azoi_socket *s, size_t to) {
+    const struct addrinfo *a = azoi_address_at(s->addresses->list, to);
+    char address[64];
+    if (n->logger.line != NULL && a != NULL &&
+        getnameinfo(a->ai_addr, a->ai_addrlen, address, sizeof address, NULL, 0, NI_NUMERICHOST) == 0) {
+        azoi_log(n, level, "* %s %s port %u%s%.0d", what, address, (unsigned)s->port,
+                 s->last_errno != 0 ? ", errno " : "", s->last_errno);
+    }
+}
+
+static void azoi_socket_lose(azoi_socket *s, azoi_net *n, int which, int error) {
+    s->last_errno = error;
+    azoi_socket_log(n, AZO_LOG_WARN, "no connection to", s, s->to[which]);
+    if (s->addresses->winner == s->to[which]) {
+        s->addresses->winner = 0;
+    }
+    (void)close(s->fd[which]);
+    s->fd[which] = -1;
+    s->stagger_at = 0; /* a failure lets the next one start at once */
+}
+
+static void azoi_socket_win(azoi_socket *s, azoi_net *n, int which) {
+    int other = 1 - which;
+    if (s->fd[other] >= 0) {
+        (void)close(s->fd[other]);
+    }
+    s->fd[0] = s->fd[which];
+    s->fd[1] = -1;
+    s->connected = true;
+    s->addresses->winner = s->to[which];
+    s->last_errno = 0;
+    azoi_socket_log(n, AZO_LOG_INFO, "connected to", s, s->to[which]);
+    azoi_socket_drop_addresses(s, n);
+}
+
+/* Looks what became of the attempts that are under way. */
+static void azoi_socket_look(azoi_socket *s, azoi_net *n) {
+    for (int i = 0; i < 2 && !s->connected; i++) {
+        struct pollfd one;
+        int error = 0;
+        socklen_t size = sizeof error;
+        one.fd = s->fd[i];
+        one.events = POLLOUT;
+        one.revents = 0;
+        if (s->fd[i] < 0 || poll(&one, 1, 0) <= 0) {
+            continue;
+        }
+        if (getsockopt(s->fd[i], SOL_SOCKET, SO_ERROR, &error, &size) != 0) {
+            error = errno;
+        }
+        if (error == 0) {
+            azoi_socket_win(s, n, i);
+        } else {
+            azoi_socket_lose(s, n, i, error);
+        }
+    }
+}
+
+/* Starts one more attempt; false if there is no address left. */
+static bool azoi_socket_start(azoi_socket *s, azoi_net *n) {
+    size_t number = azoi_socket_next(s);
+    const struct addrinfo *to = azoi_address_at(s->addresses->list, number);
+    if (to == NULL || s->tried >= AZOI_MAX_ADDRESSES) {
+        return false;
+    }
+    s->tried++;
+    int which = s->fd[0] < 0 ? 0 : 1;
+    s->fd[which] = azoi_socket_new(to->ai_family);
+    if (s->fd[which] < 0) {
+        s->last_errno = errno;
+        return true;
+    }
+    s->to[which] = number;
+    s->last_errno = 0;
+    azoi_socket_log(n, AZO_LOG_DEBUG, "connecting to", s, number);
+    if (connect(s->fd[which], to->ai_addr, to->ai_addrlen) == 0) {
+        azoi_socket_win(s, n, which);
+    } else if (errno == EINPROGRESS || errno == EINTR) {
+        s->stagger_at = azoi_net_now(n) + AZOI_STAGGER_MS;
+    } else {
+        azoi_socket_lose(s, n, which, errno);
+    }
+    return true;
+}
+
+static int azoi_socket_connect(void *conn, void *user_data) {
+    azoi_socket *s = (azoi_socket *)conn;
+    azoi_net *n = (azoi_net *)user_data;
+    if (s->connected) {
+        return AZO_OK;
+    }
+    if (s->addresses == NULL) {
+        azo_result r = azoi_socket_resolve(s, n);
+        if (r != AZO_OK) {
+            return r;
+        }
+    }
+    azoi_socket_look(s, n);
+    bool more = true;
+    while (more && !s->connected) {
+        bool idle = s->fd[0] < 0 && s->fd[1] < 0;
+        bool full = s->fd[0] >= 0 && s->fd[1] >= 0;
+        more = (idle || (!full && azoi_net_now(n) >= s->stagger_at)) && azoi_socket_start(s, n);
+        if (idle && !more) {
+            s->addresses->stale = true;
+            azoi_socket_drop_addresses(s, n);
+            errno = s->last_errno;
+            return AZO_ERR_CONNECT;
+        }
+    }
+    return s->connected ? AZO_OK : AZO_IO_AGAIN;
+}
+
+static ptrdiff_t azoi_socket_failed(void) {
+    return errno == EAGAIN || errno == EWOULDBLOCK ? AZO_IO_AGAIN : AZO_ERR_CLOSED;
+}
+
+static ptrdiff_t azoi_socket_recv(void *conn, void *buf, size_t cap, void *user_data) {
+    azoi_socket *s = (azoi_socket *)conn;
+    ssize_t got;
+    (void)user_data;
+    do {
+        got = recv(s->fd[0], buf, cap, 0);
+    } while (got < 0 && errno == EINTR);
+    return got < 0 ? azoi_socket_failed() : (ptrdiff_t)got;
+}
+
+static ptrdiff_t azoi_socket_send(void *conn, const void *buf, size_t len, void *user_data) {
+#ifdef MSG_NOSIGNAL
+    const int flags = MSG_NOSIGNAL;
+#else
+    const int flags = 0;
+#endif
+    azoi_socket *s = (azoi_socket *)conn;
+    ssize_t sent;
+    (void)user_data;
+    do {
+        sent = send(s->fd[0], buf, len, flags);
+    } while (sent < 0 && errno == EINTR);
+    return sent < 0 ? azoi_socket_failed() : (ptrdiff_t)sent;
+}
+
+static size_t azoi_socket_watch(void *conn, unsigned want, azo_watch *out, size_t cap, int32_t *timeout_ms,
+                                void *user_data) {
+    azoi_socket *s = (azoi_socket *)conn;
+    size_t count = 0;
+    for (int i = 0; i < 2; i++) {
+        if (s->fd[i] < 0 || (s->connected && want == 0)) {
+            continue;
+        }
+        if (count < cap) {
+            out[count].fd = s->fd[i];
+            out[count].id = s->id;
+            out[count].events = s->connected ? want : (unsigned)AZO_POLL_OUT;
+        }
+        count++;
+    }
+    if (!s->connected && count < 2 && s->tried < AZOI_MAX_ADDRESSES) {
+        int32_t left = count == 0 ? 0 : azoi_left(azoi_net_now((azoi_net *)user_data), s->stagger_at);
+        bool more = s->addresses == NULL || azoi_address_at(s->addresses->list, azoi_socket_next(s)) != NULL;
+        if (more && (*timeout_ms < 0 || left < *timeout_ms)) {
+            *timeout_ms = left;
+        }
+    }
+    return count;
+}
+
+static void azoi_socket_close(void *conn, void *user_data) {
+    azoi_socket *s = (azoi_socket *)conn;
+    azoi_net *n = (azoi_net *)user_data;
+    for (int i = 0; i < 2; i++) {
+        if (s->fd[i] >= 0) {
+            (void)close(s->fd[i]);
+        }
+    }
+    azoi_socket_drop_addresses(s, n);
+    azoi_free(n->allocator, s, s->block_size);
+}
+
+/* Descriptors for which there is no memory are reported as ready: events are hints, so that costs time only. */
+static int azoi_socket_poll(azo_watch *set, size_t count, int32_t timeout_ms, void *user_data) {
+    azoi_net *n = (azoi_net *)user_data;
+    struct pollfd few[16];
+    struct pollfd *fds = few;
+    size_t polled = count;
+    size_t size = 0;
+    if (count > sizeof few / sizeof few[0]) {
+        if (azoi_product(count, sizeof *fds, &size)) {
+            fds = (struct pollfd *)azoi_alloc(n->allocator, size);
+        }
+        if (size == 0 || fds == NULL) {
+            fds = few;
+            polled = sizeof few / sizeof few[0];
+            timeout_ms = 10;
+        }
+    }
+    for (size_t i = 0; i < polled; i++) {
+        fds[i].fd = (int)set[i].fd;
+        fds[i].events = (short)(((set[i].events & AZO_POLL_IN) != 0 ? POLLIN : 0) |
+                                ((set[i].events & AZO_POLL_OUT) != 0 ? POLLOUT : 0));
+        fds[i].revents = 0;
+    }
+    int ready = poll(fds, (nfds_t)polled, timeout_ms);
+    for (size_t i = 0; ready >= 0 && i < polled; i++) {
+        bool broken = (fds[i].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0;
+        set[i].events = (broken || (fds[i].revents & POLLIN) != 0 ? (unsigned)AZO_POLL_IN : 0u) |
+                        (broken || (fds[i].revents & POLLOUT) != 0 ? (unsigned)AZO_POLL_OUT : 0u);
+    }
+    if (fds != few) {
+        azoi_free(n->allocator, fds, size);
+    }
+    return ready < 0 ? -1 : ready + (int)(count - polled);
+}
+
+static const char *azoi_errno_text(int code) {
+    switch (code) {
+    case ECONNREFUSED:
+        return ", refused";
+    case ETIMEDOUT:
+        return ", timed out";
+    case ENETUNREACH:
+    case EHOSTUNREACH:
+        return ", unreachable";
+    case EMFILE:
+    case ENFILE:
+        return ", too many open files";
+    case EACCES:
+    case EPERM:
+        return ", forbidden on this machine";
+    default:
+        return "";
+    }
+}
+
+#endif /* AZO_NO_SOCKETS */
+
+/* ---- opening and closing what streams share ---- */
+
+static azo_result azoi_net_transport(azoi_net *n, const azo_transport *given, azo_error *e) {
+    bool any = given->open != NULL || given->connect != NULL || given->recv != NULL || given->send != NULL ||
+               given->watch != NULL || given->close != NULL || given->poll != NULL;
+    bool all = given->open != NULL && given->connect != NULL && given->recv != NULL && given->send != NULL &&
+               given->watch != NULL && given->close != NULL;
+    if (any && !all) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.transport is only half filled in (%s is missing). Set "
+                         "all its functions but poll, or none.",
+                         given->open == NULL ? "open" : given->connect == NULL ? "connect"
+                         : given->recv == NULL ? "recv" : given->send == NULL ? "send"
+                         : given->watch == NULL ? "watch" : "close");
+    }
+    n->transport = *given;
+    if (any) {
+        return AZO_OK;
+    }
+#ifdef AZO_NO_SOCKETS
+    return azoi_fail(e, AZO_ERR_ARGUMENT, "This build has no sockets of its own (AZO_NO_SOCKETS). Set "
+                     "azo_client_desc.transport.");
+#else
+    n->transport.user_data = n;
+    n->transport.open = azoi_socket_open;
+    n->transport.connect = azoi_socket_connect;
+    n->transport.recv = azoi_socket_recv;
+    n->transport.send = azoi_socket_send;
+    n->transport.watch = azoi_socket_watch;
+    n->transport.close = azoi_socket_close;
+    n->transport.poll = azoi_socket_poll;
+    return AZO_OK;
+#endif
+}
+
+static azo_result azoi_net_clock(azoi_net *n, const azo_clock *given, azo_error *e) {
+    n->clock = *given;
+    if ((given->monotonic_ms == NULL) != (given->unix_seconds == NULL)) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.clock is only half filled in (%s is missing). Set both "
+                         "functions or none.", given->monotonic_ms == NULL ? "monotonic_ms" : "unix_seconds");
+    }
+    if (given->monotonic_ms != NULL) {
+        return AZO_OK;
+    }
+#ifdef AZO_NO_CLOCK
+    return azoi_fail(e, AZO_ERR_ARGUMENT, "This build has no clock of its own (AZO_NO_CLOCK). Set "
+                     "azo_client_desc.clock.");
+#else
+    n->clock.monotonic_ms = azoi_default_monotonic;
+    n->clock.unix_seconds = azoi_default_unix;
+    return AZO_OK;
+#endif
+}
+
+static azo_result azoi_net_trust(azoi_net *n, const azo_client_desc *desc, azo_error *e) {
+    azo_str file = azoi_trim(azo_s(desc->ca_file));
+    if (file.len > 0 && desc->ca_pem.len > 0) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "Both ca_file and ca_pem are set. Set one of them.");
+    }
+    if (desc->ca_pem.len > 0) {
+        azoi_buf_str(&n->ca_pem, desc->ca_pem);
+        if (n->ca_pem.failed == AZO_OK && strstr(n->ca_pem.data, "-----BEGIN CERTIFICATE-----") == NULL) {
+            return azoi_fail(e, AZO_ERR_ARGUMENT, "ca_pem holds no certificate (%zu bytes). Give it PEM text with "
+                             "BEGIN CERTIFICATE lines.", n->ca_pem.len);
+        }
+        return azoi_buf_failed(&n->ca_pem, e, "ca_pem");
+    }
+#ifdef AZO_NO_STDIO
+    if (file.len > 0) {
+        return azoi_fail(e, AZO_ERR_UNSUPPORTED, "This build reads no files (AZO_NO_STDIO). Give the root certificates "
+                         "in ca_pem instead of ca_file.");
+    }
+#else
+    azoi_buf_str(&n->ca_file, file.len > 0 ? file : azoi_env("SSL_CERT_FILE"));
+#endif
+    return azoi_buf_failed(&n->ca_file, e, "ca_file");
+}
+
+static azo_result azoi_net_init(azoi_net *n, const azo_client_desc *desc, const azo_allocator *a, azo_error *e) {
+    enum { LINE = 8192, PATH = 4096, PEM = 16 * 1024 * 1024 };
+    memset(n, 0, sizeof *n);
+    n->allocator = a;
+    n->logger = desc->logger;
+    azoi_buf_init(&n->log_line, a, LINE, false);
+    azoi_buf_init(&n->ca_file, a, PATH, false);
+    azoi_buf_init(&n->ca_pem, a, PEM, false);
+    azo_result r = azoi_net_transport(n, &desc->transport, e);
+    if (r == AZO_OK) {
+        r = azoi_net_clock(n, &desc->clock, e);
+    }
+    if (r == AZO_OK) {
+        r = azoi_net_trust(n, desc, e);
+    }
+    if (r == AZO_OK) {
+        azoi_net_stir(n, (uint32_t)((uintptr_t)n >> 4));
+        azoi_net_stir(n, (uint32_t)azoi_net_now(n));
+        azoi_net_stir(n, (uint32_t)azoi_net_unix(n));
+    }
+    return r;
+}
+
+static void azoi_tls_teardown(azoi_net *n) {
+    mbedtls_ssl_config_free(&n->config);
+    mbedtls_x509_crt_free(&n->roots);
+#if MBEDTLS_VERSION_NUMBER < 0x04000000
+    mbedtls_ctr_drbg_free(&n->random);
+    mbedtls_entropy_free(&n->entropy);
+#endif
+    azoi_free(n->allocator, n->suites, n->suites_size);
+    n->suites = NULL;
+    n->tls_ready = false;
+}
+
+#ifdef MBEDTLS_SSL_SESSION_TICKETS
+static void azoi_session_free(azoi_net *n, azoi_session *session) {
+    mbedtls_ssl_session_free(&session->session); /* wipes it */
+    azoi_free(n->allocator, session, session->block_size);
+}
+#endif
+
+/* Also fine for one that is all zero, or that azoi_net_init refused. No stream may be open any more. */
+static void azoi_net_close(azoi_net *n) {
+    if (n->tls_ready) {
+        azoi_tls_teardown(n);
+    }
+#ifdef MBEDTLS_SSL_SESSION_TICKETS
+    while (n->sessions != NULL) {
+        azoi_session *session = n->sessions;
+        n->sessions = session->next;
+        azoi_session_free(n, session);
+    }
+#endif
+#ifndef AZO_NO_SOCKETS
+    while (n->addresses != NULL) {
+        azoi_addresses_free(n, n->addresses);
+    }
+#endif
+    azoi_buf_free(&n->log_line);
+    azoi_buf_free(&n->ca_file);
+    azoi_buf_free(&n->ca_pem);
+}
+
+/* ---- client TLS, set up once ---- */
+
+/* The library's own order is right for it (ChaCha20 first); what goes is key exchange without forward secrecy. */
+static bool azoi_tls_suites(azoi_net *n) {
+    const int *offered = mbedtls_ssl_list_ciphersuites();
+    size_t count = 0;
+    size_t kept = 0;
+    while (offered[count] != 0) {
+        count++;
+    }
+    n->suites_size = (count + 1) * sizeof *n->suites;
+    n->suites = (int *)azoi_alloc(n->allocator, n->suites_size);
+    if (n->suites == NULL) {
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        azo_str name = azo_s(mbedtls_ssl_get_ciphersuite_name(offered[i]));
+        if ((azoi_starts(name, "TLS1-3-") || azoi_starts(name, "TLS-ECDHE-RSA-") ||
+             azoi_starts(name, "TLS-ECDHE-ECDSA-") || azoi_starts(name, "TLS-DHE-RSA-")) &&
+            !azoi_contains_ci(name, "-WITH-NULL-")) {
+            n->suites[kept] = offered[i];
+            kept++;
+        }
+    }
+    mbedtls_ssl_conf_ciphersuites(&n->config, kept > 0 ? n->suites : offered);
+    return true;
+}
+
+static void azoi_tls_versions(azoi_net *n) {
+#if MBEDTLS_VERSION_NUMBER >= 0x03020000
+    mbedtls_ssl_conf_min_tls_version(&n->config, MBEDTLS_SSL_VERSION_TLS1_2);
+#else
+    mbedtls_ssl_conf_min_version(&n->config, MBEDTLS_SSL_MAJOR_VERSION_3, MBEDTLS_SSL_MINOR_VERSION_3);
+#endif
+#if MBEDTLS_VERSION_NUMBER < 0x03000000 && defined(MBEDTLS_ECP_C)
+    /* 2.28 offers secp521r1 first, servers take it, and it costs three times as much. */
+    static const mbedtls_ecp_group_id groups[] = {
+#ifdef MBEDTLS_ECP_DP_CURVE25519_ENABLED
+        MBEDTLS_ECP_DP_CURVE25519,
+#endif
+#ifdef MBEDTLS_ECP_DP_SECP256R1_ENABLED
+        MBEDTLS_ECP_DP_SECP256R1,
+#endif
+#ifdef MBEDTLS_ECP_DP_SECP384R1_ENABLED
+        MBEDTLS_ECP_DP_SECP384R1,
+#endif
+        MBEDTLS_ECP_DP_NONE};
+    mbedtls_ssl_conf_curves(&n->config, groups);
+#endif
+    /* From 3.6.1 on, 3.6 keeps quiet about tickets unless it is told not to; 4.x always speaks of them. */
+#if defined(MBEDTLS_SSL_PROTO_TLS1_3) && defined(MBEDTLS_SSL_SESSION_TICKETS) &&                                       \
+    MBEDTLS_VERSION_NUMBER >= 0x03060100 && MBEDTLS_VERSION_NUMBER < 0x04000000
+    mbedtls_ssl_conf_tls13_enable_signal_new_session_tickets(&n->config,
+                                                             MBEDTLS_SSL_TLS1_3_SIGNAL_NEW_SESSION_TICKETS_ENABLED);
+#endif
+}
+
+/* mbedTLS's number of what failed, or 0. */
+static int azoi_tls_configure(azoi_net *n) {
+    mbedtls_ssl_config_init(&n->config);
+    mbedtls_x509_crt_init(&n->roots);
+#if MBEDTLS_VERSION_NUMBER < 0x04000000
+    mbedtls_entropy_init(&n->entropy);
+    mbedtls_ctr_drbg_init(&n->random);
+#endif
+#if AZOI_PSA
+    psa_status_t status = psa_crypto_init(); /* for the whole process; never undone, others may use it */
+    if (status != PSA_SUCCESS) {
+        return (int)status;
+    }
+#endif
+    int ret = mbedtls_ssl_config_defaults(&n->config, MBEDTLS_SSL_IS_CLIENT, MBEDTLS_SSL_TRANSPORT_STREAM,
+                                          MBEDTLS_SSL_PRESET_DEFAULT);
+#if MBEDTLS_VERSION_NUMBER < 0x04000000
+    if (ret == 0) {
+        ret = mbedtls_ctr_drbg_seed(&n->random, mbedtls_entropy_func, &n->entropy, NULL, 0);
+        mbedtls_ssl_conf_rng(&n->config, mbedtls_ctr_drbg_random, &n->random);
+    }
+#endif
+    if (ret == 0 && !azoi_tls_suites(n)) {
+        ret = MBEDTLS_ERR_SSL_ALLOC_FAILED;
+    }
+    azoi_tls_versions(n);
+    mbedtls_ssl_conf_authmode(&n->config, MBEDTLS_SSL_VERIFY_REQUIRED);
+    mbedtls_ssl_conf_ca_chain(&n->config, &n->roots, NULL);
+#ifdef MBEDTLS_SSL_ALPN
+    n->alpn[0] = "http/1.1";
+    n->alpn[1] = NULL;
+    if (ret == 0) {
+        ret = mbedtls_ssl_conf_alpn_protocols(&n->config, n->alpn);
+    }
+#endif
+    return ret;
+}
+
+static azo_result azoi_tls_setup(azoi_net *n, azo_error *e) {
+    if (n->tls_ready) {
+        return AZO_OK;
+    }
+    int ret = azoi_tls_configure(n);
+    if (ret == 0) {
+#if MBEDTLS_VERSION_NUMBER < 0x04000000
+        unsigned char seed[4] = {0, 0, 0, 0};
+        (void)mbedtls_ctr_drbg_random(&n->random, seed, sizeof seed);
+        azoi_net_stir(n, (uint32_t)seed[0] << 24 | (uint32_t)seed[1] << 16 | (uint32_t)seed[2] << 8 | seed[3]);
+#endif
+#ifndef MBEDTLS_HAVE_TIME_DATE
+        azoi_log(n, AZO_LOG_WARN, "* this mbedTLS checks no dates of certificates (no MBEDTLS_HAVE_TIME_DATE)");
+#endif
+        n->tls_ready = true;
+        return AZO_OK;
+    }
+    azoi_tls_teardown(n);
+    if (ret == MBEDTLS_ERR_SSL_ALLOC_FAILED) {
+        return azoi_memory(e);
+    }
+    if (e != NULL && e->code == AZO_OK) {
+        e->tls_code = ret;
+    }
+    return azoi_fail(e, AZO_ERR_TLS, "mbedTLS could not be set up (mbedTLS -0x%04x). See that this machine has a "
+                     "source of randomness, and that library and headers are of one version.", (unsigned)-ret);
+}
+
+/* ---- explaining failures ---- */
+
+/* Fills in the numbers, unless an earlier failure is there already. */
+static void azoi_stream_numbers(azoi_stream *s, int sys_errno, int tls_code, uint32_t flags) {
+    s->broken = true;
+    if (s->error != NULL && s->error->code == AZO_OK) {
+        s->error->sys_errno = sys_errno;
+        s->error->tls_code = tls_code;
+        s->error->tls_verify_flags = flags;
+    }
+}
+
+/* What a hook said, in s->failed and s->failed_errno. */
+static azo_result azoi_stream_hook_failed(azoi_stream *s, const char *doing) {
+    azo_result code = s->failed;
+    azoi_stream_numbers(s, s->failed_errno, 0, 0);
+    if (code == AZO_ERR_MEMORY) {
+        return azoi_memory(s->error);
+    }
+    const char *text = "";
+#ifndef AZO_NO_SOCKETS
+    if (code == AZO_ERR_RESOLVE && s->net->transport.connect == azoi_socket_connect) {
+        return azoi_fail(s->error, code, "The host name %s does not resolve (getaddrinfo %d, %s). Check its spelling, "
+                         "and the DNS of this machine.", s->host, s->failed_errno, gai_strerror(s->failed_errno));
+    }
+    text = azoi_errno_text(s->failed_errno);
+#endif
+    if (code == AZO_ERR_RESOLVE) {
+        return azoi_fail(s->error, code, "The host name %s does not resolve (transport hook, errno %d). Check its "
+                         "spelling, and the DNS of this machine.", s->host, s->failed_errno);
+    }
+    if (code == AZO_ERR_CONNECT) {
+        return azoi_fail(s->error, code, "%s does not answer on port %u (errno %d%s). Check the address, the network "
+                         "and its firewall; where a proxy is needed, set HTTPS_PROXY.", s->host, (unsigned)s->port,
+                         s->failed_errno, text);
+    }
+    return azoi_fail(s->error, code, "The connection to %s:%u broke while %s (errno %d%s). Try again; if it stays so, "
+                     "look for a proxy or firewall that cuts it.", s->host, (unsigned)s->port, doing, s->failed_errno,
+                     text);
+}
+
+/* errno first: it must be the hook's. AZO_ERR_x that is not one becomes `other`. */
+static void azoi_stream_note(azoi_stream *s, ptrdiff_t answer, azo_result other) {
+    s->failed_errno = errno;
+    s->failed = azoi_result_of(answer, other);
+}
+
+/* What to do about a bad certificate, worst and likeliest first. */
+static const char *azoi_verify_advice(uint32_t flags) {
+    if ((flags & MBEDTLS_X509_BADCERT_FUTURE) != 0) {
+        return "is not valid yet (mbedTLS -0x%04x, flags 0x%x). Set the clock of this machine: it is probably slow";
+    }
+    if ((flags & MBEDTLS_X509_BADCERT_EXPIRED) != 0) {
+        return "has expired (mbedTLS -0x%04x, flags 0x%x). Check the clock of this machine; if it is right, the server "
+               "needs a new certificate";
+    }
+    if ((flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED) != 0) {
+        return "is not trusted: none of the root certificates vouches for it (mbedTLS -0x%04x, flags 0x%x). Put the "
+               "root of the server, or of a proxy that inspects TLS, into the file that SSL_CERT_FILE or "
+               "azo_client_desc.ca_file names";
+    }
+    if ((flags & MBEDTLS_X509_BADCERT_CN_MISMATCH) != 0) {
+        return "is for another name (mbedTLS -0x%04x, flags 0x%x). Connect by a name that it lists; mbedTLS before 3.6 "
+               "cannot check numeric addresses";
+    }
+    if ((flags & (MBEDTLS_X509_BADCERT_KEY_USAGE | MBEDTLS_X509_BADCERT_EXT_KEY_USAGE |
+                  MBEDTLS_X509_BADCERT_NS_CERT_TYPE)) != 0) {
+        return "is not meant for a server (mbedTLS -0x%04x, flags 0x%x). Have one issued with the usage serverAuth";
+    }
+    if ((flags & (MBEDTLS_X509_BADCERT_BAD_MD | MBEDTLS_X509_BADCERT_BAD_PK | MBEDTLS_X509_BADCERT_BAD_KEY)) != 0) {
+        return "rests on a weak or unusual key or hash (mbedTLS -0x%04x, flags 0x%x). Have one issued with RSA of 2048 "
+               "bits or P-256, and SHA-256";
+    }
+    return "was refused (mbedTLS -0x%04x, flags 0x%x). Look the flags up: MBEDTLS_X509_BADCERT_x in mbedtls/x509.h";
+}
+
+static azo_result azoi_tls_bad_certificate(azoi_stream *s, int ret, uint32_t flags) {
+    char text[400];
+    azoi_log(s->net, AZO_LOG_WARN, "* certificate of %s refused, flags 0x%x", s->host, (unsigned)flags);
+    azoi_stream_numbers(s, 0, ret, flags);
+#ifdef __GNUC__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+#endif
+    (void)snprintf(text, sizeof text, azoi_verify_advice(flags), (unsigned)-ret, (unsigned)flags);
+#ifdef __GNUC__
+#pragma GCC diagnostic pop
+#endif
+    return azoi_fail(s->error, AZO_ERR_TLS_VERIFY, "The certificate of %s:%u %s.", s->host, (unsigned)s->port, text);
+}
+
+/* The number of the peer's alert (RFC 8446 section 6); -1: this mbedTLS does not tell. */
+static int azoi_tls_alert(const azoi_stream *s) {
+#if MBEDTLS_VERSION_NUMBER >= 0x04010000
+    return mbedtls_ssl_get_fatal_alert(s->tls);
+#elif MBEDTLS_VERSION_NUMBER >= 0x04000000
+    (void)s;
+    return -1;
+#elif MBEDTLS_VERSION_NUMBER >= 0x03000000
+    return s->tls->MBEDTLS_PRIVATE(in_msg)[1];
+#else
+    return s->tls->in_msg[1];
+#endif
+}
+
+static const char *azoi_alert_advice(int alert) {
+    switch (alert) {
+    case 70: /* protocol_version */
+#if defined(MBEDTLS_SSL_PROTO_TLS1_3) && MBEDTLS_VERSION_NUMBER >= 0x03000000
+        return "It speaks neither TLS 1.2 nor 1.3, which are all that is offered: the server must be updated.";
+#else
+        return "It does not speak TLS 1.2, the only version of this mbedTLS: build with one that has TLS 1.3 if the "
+               "server wants that.";
+#endif
+    case 40: /* handshake_failure */
+    case 71: /* insufficient_security */
+        return "It shares no cipher suite, curve or signature with this mbedTLS, or wants a client certificate: "
+               "compare both configurations.";
+    case 112: /* unrecognized_name */
+        return "It does not serve this host name: check the endpoint.";
+    case 120: /* no_application_protocol */
+        return "It does not speak HTTP/1.1: check host and port.";
+    case 42: case 43: case 44: case 45: case 46: case 48: case 49: case 116: /* bad_certificate ... */
+        return "It wants a client certificate, which this library does not send: use an endpoint without.";
+    case 20: case 21: case 50: case 51: /* bad_record_mac, decode_error, decrypt_error */
+        return "Bytes were changed on the way: look for a proxy that alters TLS.";
+    case 80: /* internal_error */
+        return "The fault is the server's: try again later.";
+    default:
+        return "Check host and port, and whether the server wants another TLS version or a client certificate.";
+    }
+}
+
+static azo_result azoi_tls_refused(azoi_stream *s, int ret, const char *doing) {
+    int alert = azoi_tls_alert(s);
+    return azoi_fail(s->error, AZO_ERR_TLS, "%s:%u ended TLS with an alert while %s (alert %d, mbedTLS -0x%04x). %s",
+                     s->host, (unsigned)s->port, doing, alert, (unsigned)-ret, azoi_alert_advice(alert));
+}
+
+static bool azoi_tls_is_version_error(int ret) {
+#ifdef MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION
+    return ret == MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION;
+#else
+    return ret == MBEDTLS_ERR_SSL_BAD_HS_PROTOCOL_VERSION;
+#endif
+}
+
+enum { AZOI_TLS_STOPPED = -0x10000 }; /* through mbedTLS: see s->failed. Beyond its own numbers. */
+
+static azo_result azoi_tls_failed(azoi_stream *s, int ret, const char *doing) {
+    if (s->failed != AZO_OK) {
+        return azoi_stream_hook_failed(s, doing);
+    }
+    azoi_stream_numbers(s, 0, ret, 0);
+    if (ret == MBEDTLS_ERR_SSL_ALLOC_FAILED || ret == MBEDTLS_ERR_X509_ALLOC_FAILED) {
+        return azoi_fail(s->error, AZO_ERR_MEMORY, "mbedTLS ran out of memory while %s (mbedTLS -0x%04x). Leave it "
+                         "some 60 KB for each connection.", doing, (unsigned)-ret);
+    }
+    if (s->seen == sizeof s->first && memcmp(s->first, "HTTP/", sizeof s->first) == 0) {
+        return azoi_fail(s->error, AZO_ERR_TLS, "%s answered on port %u in plain HTTP, not TLS (mbedTLS -0x%04x). "
+                         "Check the port of the endpoint.", s->host, (unsigned)s->port, (unsigned)-ret);
+    }
+    if (ret == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE) {
+        return azoi_tls_refused(s, ret, doing);
+    }
+    if (ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) {
+        return azoi_fail(s->error, AZO_ERR_CLOSED, "%s:%u closed the connection while %s (mbedTLS -0x%04x). Look for a "
+                         "firewall or proxy that does not let this host through; where a proxy is needed, set "
+                         "HTTPS_PROXY.", s->host, (unsigned)s->port, doing, (unsigned)-ret);
+    }
+    if (azoi_tls_is_version_error(ret)) {
+        return azoi_fail(s->error, AZO_ERR_TLS, "%s:%u wants a TLS version that is not offered (mbedTLS -0x%04x). It "
+                         "must speak TLS 1.2 or newer; older versions are unsafe.", s->host, (unsigned)s->port,
+                         (unsigned)-ret);
+    }
+    return azoi_fail(s->error, AZO_ERR_TLS, "TLS with %s:%u failed while %s (mbedTLS -0x%04x). Check host and port, "
+                     "and look for a proxy that alters TLS; the number is in mbedtls/ssl.h.", s->host,
+                     (unsigned)s->port, doing, (unsigned)-ret);
+}
+
+/* ---- root certificates, looked up when a chain needs one ----
+ *
+ * Parsing a whole system bundle costs more than everything else in a cold call. So the library is given an empty
+ * list; when its own pass finds no anchor, the bundle is scanned for certificates whose subject is the issuer of one
+ * that the server sent, and the complete chain is verified again with those. The scan can only withhold roots, never
+ * accept anything: names, dates, signatures and usages are all judged by mbedTLS. */
+
+typedef enum azoi_der { AZOI_DER_BAD, AZOI_DER_MORE, AZOI_DER_OK } azoi_der;
+
+/* Takes one element of that tag: its header only (`enter`), or all of it. MORE: it is not complete yet. */
+static azoi_der azoi_der_take(const unsigned char *der, size_t len, size_t *at, unsigned tag, bool enter) {
+    size_t i = *at;
+    if (i + 2 > len) {
+        return AZOI_DER_MORE;
+    }
+    size_t size = der[i + 1];
+    if (der[i] != tag || size == 0x80 || size > 0x82) {
+        return AZOI_DER_BAD;
+    }
+    i += 2;
+    for (size_t bytes = size > 0x80 ? size - 0x80 : 0; bytes > 0; bytes--, i++) {
+        if (i == len) {
+            return AZOI_DER_MORE;
+        }
+        size = bytes == der[*at + 1] - (size_t)0x80 ? der[i] : size << 8 | der[i];
+    }
+    if (size > AZOI_MAX_DER) {
+        return AZOI_DER_BAD;
+    }
+    i += enter ? 0 : size;
+    if (i > len) {
+        return AZOI_DER_MORE;
+    }
+    *at = i;
+    return AZOI_DER_OK;
+}
+
+/* RFC 5280 section 4.1: where the subject of a certificate that may be incomplete lies. */
+static azoi_der azoi_der_subject(const unsigned char *der, size_t len, size_t *from, size_t *to) {
+    static const unsigned char tags[] = {0x30, 0x30, 0xa0, 0x02, 0x30, 0x30, 0x30, 0x30};
+    const size_t version = 2; /* optional */
+    *from = 0;
+    *to = 0;
+    for (size_t i = 0; i < sizeof tags; i++) {
+        if (i == version && *to < len && der[*to] != tags[i]) {
+            continue;
+        }
+        *from = *to;
+        azoi_der r = azoi_der_take(der, len, to, tags[i], i < version);
+        if (r != AZOI_DER_OK) {
+            return r;
+        }
+    }
+    return AZOI_DER_OK;
+}
+
+/* Alike to mbedTLS or more so: it ignores letter case, and whether a string is UTF-8 or printable. */
+static bool azoi_names_alike(const unsigned char *a, size_t a_len, const unsigned char *b, size_t b_len) {
+    if (a_len != b_len) {
+        return false;
+    }
+    for (size_t i = 0; i < a_len; i++) {
+        bool strings = (a[i] == 0x0c || a[i] == 0x13) && (b[i] == 0x0c || b[i] == 0x13);
+        if (a[i] != b[i] && !strings && azoi_lower((char)a[i]) != azoi_lower((char)b[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Once the subject is known: go on with the block or pass it by. */
+static void azoi_scan_judge(azoi_scan *z) {
+    size_t from;
+    size_t to;
+    azoi_der r = z->wanted ? AZOI_DER_MORE : azoi_der_subject(z->der, z->len, &from, &to);
+    if (r == AZOI_DER_MORE) {
+        return;
+    }
+    z->mode = AZOI_SCAN_SKIP;
+    if (r == AZOI_DER_BAD) {
+        return;
+    }
+    z->certificates++;
+    for (const mbedtls_x509_crt *crt = z->chain; crt != NULL; crt = crt->next) {
+        if (azoi_names_alike(crt->issuer_raw.p, crt->issuer_raw.len, z->der + from, to - from)) {
+            z->wanted = true;
+            z->mode = AZOI_SCAN_BODY;
+            return;
+        }
+    }
+}
+
+static void azoi_scan_flush(azoi_scan *z) {
+    unsigned bytes = z->digits * 6 / 8;
+    if (z->digits == 1 || z->len + bytes > sizeof z->der) {
+        z->mode = AZOI_SCAN_SKIP;
+    } else {
+        uint32_t bits = z->bits << (24 - 6 * z->digits);
+        for (unsigned i = 0; i < bytes; i++) {
+            z->der[z->len] = (unsigned char)(bits >> (16 - 8 * i) & 0xff);
+            z->len++;
+        }
+    }
+    z->bits = 0;
+    z->digits = 0;
+}
+
+/* A block is complete. */
+static void azoi_scan_finish(azoi_scan *z) {
+    enum { MAX_FOUND = 16 }; /* a peer that names more issuers has no honest chain */
+    azoi_scan_flush(z);
+    if (z->mode == AZOI_SCAN_BODY) {
+        azoi_scan_judge(z);
+    }
+    if (z->mode == AZOI_SCAN_BODY && z->wanted && z->found_count < MAX_FOUND) {
+        int ret = mbedtls_x509_crt_parse_der(&z->found, z->der, z->len);
+        z->found_count += ret == 0;
+        if (ret == MBEDTLS_ERR_X509_ALLOC_FAILED) {
+            z->failed = AZO_ERR_MEMORY;
+        }
+    }
+}
+
+/* Decodes until the block ends or is no longer of interest. */
+static const char *azoi_scan_body(azoi_scan *z, const char *at, const char *end) {
+    while (at < end && z->mode == AZOI_SCAN_BODY) {
+        char c = *at;
+        int value = azoi_base64_value(c);
+        if (value >= 0) {
+            z->bits = z->bits << 6 | (uint32_t)value;
+            z->digits++;
+        }
+        if (z->digits == 4 || c == '=') {
+            azoi_scan_flush(z);
+        } else if (c == '\n') {
+            azoi_scan_judge(z);
+        } else if (c == '-') {
+            azoi_scan_finish(z);
+            z->mode = AZOI_SCAN_MARK; /* of the end, or of the next block if the end is missing */
+            z->matched = 0;
+            return at;
+        } else if (value < 0 && !azoi_is_space(c)) {
+            z->mode = AZOI_SCAN_SKIP;
+        }
+        at++;
+    }
+    return at;
+}
+
+static const char *azoi_scan_to(const char *at, const char *end, char c) {
+    const void *found = memchr(at, c, (size_t)(end - at));
+    return found != NULL ? (const char *)found : end;
+}
+
+/* Text comes in pieces of any size. */
+static void azoi_scan_feed(azoi_scan *z, const char *at, size_t len) {
+    static const char mark[] = "-----BEGIN CERTIFICATE-----";
+    const char *end = at + len;
+    while (at < end) {
+        switch (z->mode) {
+        case AZOI_SCAN_TEXT:
+            at = azoi_scan_to(at, end, '\n');
+            if (at < end) {
+                at++;
+                z->mode = AZOI_SCAN_MARK;
+                z->matched = 0;
+            }
+            break;
+        case AZOI_SCAN_MARK:
+            if (*at != mark[z->matched]) {
+                z->mode = AZOI_SCAN_TEXT;
+                break;
+            }
+            at++;
+            z->matched++;
+            if (mark[z->matched] == '\0') {
+                z->mode = AZOI_SCAN_BODY;
+                z->wanted = false;
+                z->bits = 0;
+                z->digits = 0;
+                z->len = 0;
+            }
+            break;
+        case AZOI_SCAN_BODY:
+            at = azoi_scan_body(z, at, end);
+            break;
+        case AZOI_SCAN_SKIP: /* base64 has no hyphen, so the next one ends the block */
+            at = azoi_scan_to(at, end, '-');
+            if (at < end) {
+                z->mode = AZOI_SCAN_MARK;
+                z->matched = 0;
+            }
+            break;
+        }
+    }
+}
+
+#ifndef AZO_NO_STDIO
+
+/* Debian and its kin; Fedora, RHEL; openSUSE; Alpine, BSDs, macOS; FreeBSD. The first that has certificates counts. */
+static const char *azoi_ca_path(size_t index) {
+    static const char *const paths[] = {
+        "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem",
+        "/usr/local/share/certs/ca-root-nss.crt", "/usr/local/etc/ssl/cert.pem"};
+    return index < sizeof paths / sizeof paths[0] ? paths[index] : NULL;
+}
+
+/* 0, or errno. */
+static int azoi_scan_file(azoi_scan *z, const char *path) {
+    errno = 0;
+    FILE *file = fopen(path, "rb");
+    if (file == NULL) {
+        return errno != 0 ? errno : -1;
+    }
+    (void)setvbuf(file, NULL, _IONBF, 0); /* chunk[] is the buffer */
+    size_t got;
+    while ((got = fread(z->chunk, 1, sizeof z->chunk, file)) > 0) {
+        azoi_scan_feed(z, z->chunk, got);
+    }
+    int error = ferror(file) == 0 ? 0 : errno != 0 ? errno : -1;
+    (void)fclose(file);
+    return error;
+}
+
+static azo_result azoi_roots_from_file(azoi_stream *s, azoi_scan *z) {
+    const char *path = s->net->ca_file.data;
+    int error = azoi_scan_file(z, path);
+    if (error == 0 && z->certificates > 0) {
+        return AZO_OK;
+    }
+    azoi_stream_numbers(s, error, 0, 0);
+    if (error != 0) {
+        return azoi_fail(s->error, AZO_ERR_TRUST_STORE, "The root certificates in %.200s cannot be read (errno %d). "
+                         "Correct azo_client_desc.ca_file or SSL_CERT_FILE.", path, error);
+    }
+    return azoi_fail(s->error, AZO_ERR_TRUST_STORE, "The file %.200s holds no root certificates (0 found). Name a PEM "
+                     "file in azo_client_desc.ca_file or SSL_CERT_FILE.", path);
+}
+
+static azo_result azoi_roots_from_system(azoi_stream *s, azoi_scan *z) {
+    char tried[300] = "";
+    size_t len = 0;
+    for (size_t i = 0; azoi_ca_path(i) != NULL; i++) {
+        int error = azoi_scan_file(z, azoi_ca_path(i));
+        if (error == 0 && z->certificates > 0) {
+            azoi_log(s->net, AZO_LOG_DEBUG, "* root certificates from %s", azoi_ca_path(i));
+            return AZO_OK;
+        }
+        if (len < sizeof tried) {
+            int printed = snprintf(tried + len, sizeof tried - len, "%s%s", i == 0 ? "" : " ", azoi_ca_path(i));
+            len += printed > 0 ? (size_t)printed : 0;
+        }
+    }
+    azoi_stream_numbers(s, 0, 0, 0);
+    return azoi_fail(s->error, AZO_ERR_TRUST_STORE, "No root certificates on this machine (tried %s). Install the "
+                     "package ca-certificates, or set azo_client_desc.ca_file or SSL_CERT_FILE.", tried);
+}
+
+#endif /* AZO_NO_STDIO */
+
+static azo_result azoi_roots_search(azoi_stream *s, azoi_scan *z) {
+    azoi_net *n = s->net;
+    z->mode = AZOI_SCAN_MARK;
+    if (n->ca_pem.len > 0) {
+        azoi_scan_feed(z, n->ca_pem.data, n->ca_pem.len);
+        if (z->certificates > 0) {
+            return AZO_OK;
+        }
+        azoi_stream_numbers(s, 0, 0, 0);
+        return azoi_fail(s->error, AZO_ERR_TRUST_STORE, "azo_client_desc.ca_pem holds no readable certificate (%zu "
+                         "bytes). Give it the PEM text of root certificates.", n->ca_pem.len);
+    }
+#ifdef AZO_NO_STDIO
+    azoi_stream_numbers(s, 0, 0, 0);
+    return azoi_fail(s->error, AZO_ERR_TRUST_STORE, "There are no root certificates, and this build reads no files "
+                     "(AZO_NO_STDIO). Give them in azo_client_desc.ca_pem.");
+#else
+    return n->ca_file.len > 0 ? azoi_roots_from_file(s, z) : azoi_roots_from_system(s, z);
+#endif
+}
+
+/* Keeps roots that proved right, so that the next connection needs no lookup. The list only grows: handshakes that
+ * are under way point into it. */
+static void azoi_roots_keep(azoi_net *n, const mbedtls_x509_crt *found) {
+    enum { MAX_ROOTS = 8 };
+    for (; found != NULL && found->raw.p != NULL && n->root_count < MAX_ROOTS; found = found->next) {
+        bool known = false;
+        for (const mbedtls_x509_crt *root = &n->roots; root != NULL && !known; root = root->next) {
+            known = root->raw.p != NULL && root->raw.len == found->raw.len &&
+                    memcmp(root->raw.p, found->raw.p, found->raw.len) == 0;
+        }
+        if (!known && mbedtls_x509_crt_parse_der(&n->roots, found->raw.p, found->raw.len) == 0) {
+            n->root_count++;
+        }
+    }
+}
+
+/* The name as certificates spell it: without the dot of a fully qualified one. */
+static void azoi_tls_name(const char *host, char *out, size_t cap) {
+    (void)snprintf(out, cap, "%s", host);
+    size_t len = strlen(out);
+    if (len > 1 && out[len - 1] == '.') {
+        out[len - 1] = '\0';
+    }
+}
+
+/* The whole chain again, with the roots that were found. Nonzero ends the handshake. */
+static int azoi_roots_decide(azoi_stream *s, azoi_scan *z, mbedtls_x509_crt *leaf, uint32_t *flags) {
+    char name[256];
+    uint32_t verdict = 0;
+    z->chain = leaf;
+    s->failed = azoi_roots_search(s, z);
+    if (s->failed == AZO_OK) {
+        s->failed = z->failed;
+    }
+    if (s->failed != AZO_OK) {
+        return AZOI_TLS_STOPPED;
+    }
+    azoi_log(s->net, AZO_LOG_DEBUG, "* %d of %zu root certificates fit the chain of %s", z->found_count,
+             z->certificates, s->host);
+    if (z->found_count == 0) {
+        *flags |= MBEDTLS_X509_BADCERT_NOT_TRUSTED;
+        return 0;
+    }
+    azoi_tls_name(s->host, name, sizeof name);
+    int ret = mbedtls_x509_crt_verify_with_profile(leaf, &z->found, NULL, &mbedtls_x509_crt_profile_default, name,
+                                                   &verdict, NULL, NULL);
+    if (ret != 0 && (verdict == 0 || verdict == 0xffffffff)) {
+        verdict = MBEDTLS_X509_BADCERT_OTHER; /* never drop an error */
+    }
+    if (verdict == 0) {
+        azoi_roots_keep(s->net, &z->found);
+    }
+    *flags = verdict;
+    return 0;
+}
+
+/* Called for every certificate of the chain, the one nearest to a root first, the server's (depth 0) last. */
+static int azoi_tls_verify(void *user_data, mbedtls_x509_crt *crt, int depth, uint32_t *flags) {
+    azoi_stream *s = (azoi_stream *)user_data;
+    s->checked = true;
+    if ((*flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED) != 0) {
+        s->pending_roots = true;
+    }
+    if (!s->pending_roots) {
+        return 0; /* anchored by a root that is known: the verdict stands */
+    }
+    if (depth > 0) {
+        *flags = 0; /* decided at depth 0, for the chain as a whole */
+        return 0;
+    }
+    s->pending_roots = false;
+    azoi_scan *z = (azoi_scan *)azoi_alloc(s->net->allocator, sizeof *z);
+    if (z == NULL) {
+        s->failed = AZO_ERR_MEMORY;
+        return AZOI_TLS_STOPPED;
+    }
+    mbedtls_x509_crt_init(&z->found);
+    int ret = azoi_roots_decide(s, z, crt, flags);
+    mbedtls_x509_crt_free(&z->found);
+    azoi_free(s->net->allocator, z, sizeof *z);
+    return ret;
+}
+
+/* ---- sessions to resume ---- */
+
+#ifdef MBEDTLS_SSL_SESSION_TICKETS
+
+static bool azoi_session_fits(const azoi_session *session, const azoi_stream *s) {
+    return session->port == s->port && azoi_same_ci(azo_s(session->host), azo_s(s->host));
+}
+
+/* Drops those of the stream's host beyond `keep`, and the oldest of all beyond the cap. */
+static void azoi_session_trim(azoi_stream *s, int keep) {
+    enum { MAX_SESSIONS = 8 };
+    azoi_session **at = &s->net->sessions;
+    int same = 0;
+    int total = 0;
+    while (*at != NULL) {
+        azoi_session *session = *at;
+        same += azoi_session_fits(session, s);
+        total++;
+        if (total >= MAX_SESSIONS || (azoi_session_fits(session, s) && same > keep)) {
+            *at = session->next;
+            azoi_session_free(s->net, session);
+            total--;
+        } else {
+            at = &session->next;
+        }
+    }
+}
+
+/* Remembers the session as it is now. Failing to only costs the next connection some time. */
+static void azoi_session_keep(azoi_stream *s, bool once) {
+    size_t host_size = strlen(s->host) + 1;
+    azoi_session *session = (azoi_session *)azoi_alloc(s->net->allocator, sizeof *session + host_size);
+    if (session == NULL) {
+        return;
+    }
+    session->block_size = sizeof *session + host_size;
+    session->host = (const char *)memcpy(session + 1, s->host, host_size);
+    session->port = s->port;
+    session->once = once;
+    mbedtls_ssl_session_init(&session->session);
+    if (mbedtls_ssl_get_session(s->tls, &session->session) != 0) {
+        azoi_session_free(s->net, session);
+        return;
+    }
+    azoi_session_trim(s, once ? 1 : 0); /* servers give two tickets of TLS 1.3 at a time */
+    session->next = s->net->sessions;
+    s->net->sessions = session;
+}
+
+static void azoi_session_offer(azoi_stream *s) {
+    azoi_session **at = &s->net->sessions;
+    while (*at != NULL && !azoi_session_fits(*at, s)) {
+        at = &(*at)->next;
+    }
+    azoi_session *session = *at;
+    if (session != NULL) {
+        s->offered = mbedtls_ssl_set_session(s->tls, &session->session) == 0;
+        if (session->once || !s->offered) {
+            *at = session->next;
+            azoi_session_free(s->net, session);
+        }
+    }
+}
+
+#endif
+
+/* ---- streams ---- */
+
+static azo_result azoi_stream_open(azoi_stream *s, azoi_net *n, const char *host, uint16_t port, uint32_t id,
+                                   azo_error *e) {
+    azo_target to;
+    memset(s, 0, sizeof *s);
+    s->net = n;
+    s->host = host;
+    s->port = port;
+    s->error = e;
+    to.host = host;
+    to.port = port;
+    to.id = id;
+    errno = 0;
+    azo_result r = n->transport.open(&to, &s->conn, n->transport.user_data);
+    if (r != AZO_OK || s->conn == NULL) {
+        azoi_stream_note(s, r, AZO_ERR_CONNECT);
+        s->conn = NULL;
+        return azoi_stream_hook_failed(s, "opening it");
+    }
+    return AZO_OK;
+}
+
+static azo_result azoi_stream_connect(azoi_stream *s) {
+    errno = 0;
+    int answer = s->net->transport.connect(s->conn, s->net->transport.user_data);
+    s->out_blocked = answer == AZO_IO_AGAIN;
+    if (answer == AZO_OK) {
+        return AZO_OK;
+    }
+    if (answer == AZO_IO_AGAIN) {
+        return AZO_PENDING;
+    }
+    azoi_stream_note(s, answer, AZO_ERR_CONNECT);
+    return azoi_stream_hook_failed(s, "connecting");
+}
+
+/* recv and send of the hook with its answer checked: n > 0, 0 (recv), AGAIN, or -1 with s->failed set. */
+static ptrdiff_t azoi_stream_recv(azoi_stream *s, void *buf, size_t cap) {
+    errno = 0;
+    ptrdiff_t got = s->net->transport.recv(s->conn, buf, cap, s->net->transport.user_data);
+    s->in_blocked = got == AZO_IO_AGAIN;
+    if (got >= 0 && (size_t)got <= cap) {
+        for (size_t i = 0; i < (size_t)got && s->seen < sizeof s->first; i++) {
+            s->first[s->seen] = ((const unsigned char *)buf)[i];
+            s->seen++;
+        }
+        return got;
+    }
+    if (got == AZO_IO_AGAIN) {
+        return got;
+    }
+    azoi_stream_note(s, got, AZO_ERR_CLOSED);
+    return -1;
+}
+
+static ptrdiff_t azoi_stream_send(azoi_stream *s, const void *buf, size_t len) {
+    errno = 0;
+    ptrdiff_t sent = s->net->transport.send(s->conn, buf, len, s->net->transport.user_data);
+    s->out_blocked = sent == AZO_IO_AGAIN;
+    if (sent == AZO_IO_AGAIN || (sent > 0 && (size_t)sent <= len)) {
+        return sent;
+    }
+    azoi_stream_note(s, sent, AZO_ERR_CLOSED);
+    return -1;
+}
+
+static int azoi_bio_recv(void *user_data, unsigned char *buf, size_t cap) {
+    ptrdiff_t got = azoi_stream_recv((azoi_stream *)user_data, buf, cap < INT_MAX ? cap : INT_MAX);
+    return got == AZO_IO_AGAIN ? MBEDTLS_ERR_SSL_WANT_READ : got < 0 ? AZOI_TLS_STOPPED : (int)got;
+}
+
+static int azoi_bio_send(void *user_data, const unsigned char *buf, size_t len) {
+    ptrdiff_t sent = azoi_stream_send((azoi_stream *)user_data, buf, len < INT_MAX ? len : INT_MAX);
+    return sent == AZO_IO_AGAIN ? MBEDTLS_ERR_SSL_WANT_WRITE : sent < 0 ? AZOI_TLS_STOPPED : (int)sent;
+}
+
+static azo_result azoi_stream_start_tls(azoi_stream *s, const char *host, uint16_t port) {
+    char name[256];
+    s->host = host;
+    s->port = port;
+    s->seen = 0; /* a proxy's answer does not count */
+    azo_str text = azo_s(host);
+    if (text.len == 0 || text.len >= sizeof name || (azoi_find(text, ':') < text.len && !azoi_is_numeric(text))) {
+        return azoi_fail(s->error, AZO_ERR_ARGUMENT, "A certificate cannot be checked against this host (%zu bytes "
+                         "long). Give the endpoint a host name.", text.len);
+    }
+    azo_result r = azoi_tls_setup(s->net, s->error);
+    if (r != AZO_OK) {
+        return r;
+    }
+    s->tls = (mbedtls_ssl_context *)azoi_alloc(s->net->allocator, sizeof *s->tls);
+    if (s->tls == NULL) {
+        return azoi_memory(s->error);
+    }
+    azoi_tls_name(host, name, sizeof name);
+    mbedtls_ssl_init(s->tls);
+    int ret = mbedtls_ssl_setup(s->tls, &s->net->config);
+    if (ret == 0) {
+        ret = mbedtls_ssl_set_hostname(s->tls, name);
+    }
+    if (ret != 0) {
+        return azoi_tls_failed(s, ret, "setting it up");
+    }
+    mbedtls_ssl_set_verify(s->tls, azoi_tls_verify, s);
+    mbedtls_ssl_set_bio(s->tls, s, azoi_bio_send, azoi_bio_recv, NULL);
+#ifdef MBEDTLS_SSL_SESSION_TICKETS
+    azoi_session_offer(s);
+#endif
+    return AZO_OK;
+}
+
+/* Not a failure: call again. Keeps a TLS 1.3 ticket that came by. */
+static bool azoi_tls_again(azoi_stream *s, int ret) {
+#if defined(MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET)
+    if (ret == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET) {
+#ifdef MBEDTLS_SSL_SESSION_TICKETS
+        azoi_session_keep(s, true);
+#endif
+        return true;
+    }
+#endif
+    (void)s;
+    return ret == MBEDTLS_ERR_SSL_WANT_READ || ret == MBEDTLS_ERR_SSL_WANT_WRITE ||
+           ret == MBEDTLS_ERR_SSL_CRYPTO_IN_PROGRESS || ret == MBEDTLS_ERR_SSL_ASYNC_IN_PROGRESS;
+}
+
+static azo_result azoi_tls_finished(azoi_stream *s) {
+    uint32_t flags = mbedtls_ssl_get_verify_result(s->tls);
+    bool resumed = !s->checked;
+    if (flags != 0 || (resumed && !s->offered)) {
+        /* Cannot be with REQUIRED; but if it ever is, do not go on. */
+        return azoi_tls_bad_certificate(s, 0, flags != 0 ? flags : MBEDTLS_X509_BADCERT_SKIP_VERIFY);
+    }
+    azoi_log(s->net, AZO_LOG_INFO, "* %s with %s, %s, %s", mbedtls_ssl_get_version(s->tls), s->host,
+             mbedtls_ssl_get_ciphersuite(s->tls), resumed ? "session resumed" : "certificate verified");
+#ifdef MBEDTLS_SSL_SESSION_TICKETS
+    if (!resumed && strcmp(mbedtls_ssl_get_version(s->tls), "TLSv1.3") != 0) {
+        azoi_session_keep(s, false);
+    }
+#endif
+    return AZO_OK;
+}
+
+static azo_result azoi_stream_handshake(azoi_stream *s) {
+    s->in_blocked = false;
+    s->out_blocked = false;
+    int ret = mbedtls_ssl_handshake(s->tls);
+    if (ret == 0) {
+        return azoi_tls_finished(s);
+    }
+    if (azoi_tls_again(s, ret)) {
+        return AZO_PENDING;
+    }
+#ifdef MBEDTLS_SSL_SESSION_TICKETS
+    if (s->offered) {
+        azoi_session_trim(s, 0); /* in case it was the session's fault */
+    }
+#endif
+    uint32_t flags = s->checked ? mbedtls_ssl_get_verify_result(s->tls) : 0;
+    if (s->failed == AZO_OK && flags != 0 && flags != 0xffffffff) {
+        return azoi_tls_bad_certificate(s, ret, flags);
+    }
+    return azoi_tls_failed(s, ret, "shaking hands");
+}
+
+/* The end for TLS is close_notify alone. A FIN without it may be an attack that cuts the answer short, so it is
+ * CLOSED; s->error is left to the caller, who knows whether anything is missing. */
+static ptrdiff_t azoi_stream_end(azoi_stream *s, bool cut) {
+    s->ended = true;
+    s->cut = cut;
+    return cut ? AZO_ERR_CLOSED : 0;
+}
+
+static ptrdiff_t azoi_tls_read(azoi_stream *s, void *buf, size_t cap) {
+    enum { MAX_EMPTY = 100 };
+    int ret = 0;
+    for (int round = 0; round < MAX_EMPTY; round++) {
+        s->in_blocked = false;
+        ret = mbedtls_ssl_read(s->tls, (unsigned char *)buf, cap);
+        if (ret > 0) {
+            return ret;
+        }
+        if (ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) {
+            return azoi_stream_end(s, false);
+        }
+        if (ret == 0 || ret == MBEDTLS_ERR_SSL_CONN_EOF) {
+            return azoi_stream_end(s, true);
+        }
+        if (!azoi_tls_again(s, ret)) {
+            break;
+        }
+        /* mbedTLS may want to read while the socket has more: only its own "again" counts. */
+        if (s->in_blocked || ret == MBEDTLS_ERR_SSL_WANT_WRITE) {
+            return AZO_IO_AGAIN;
+        }
+    }
+    (void)azoi_stream_end(s, true);
+    return azoi_tls_failed(s, ret, "receiving");
+}
+
+static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
+    if (s->ended) {
+        return s->cut ? AZO_ERR_CLOSED : 0;
+    }
+    if (s->tls != NULL) {
+        return azoi_tls_read(s, buf, cap);
+    }
+    ptrdiff_t got = azoi_stream_recv(s, buf, cap);
+    if (got == 0) {
+        return azoi_stream_end(s, false);
+    }
+    if (got > 0 || got == AZO_IO_AGAIN) {
+        return got;
+    }
+    (void)azoi_stream_end(s, true);
+    return azoi_stream_hook_failed(s, "receiving");
+}
+
+static ptrdiff_t azoi_tls_write(azoi_stream *s, const void *buf, size_t len) {
+    enum { MAX_ROUNDS = 100 };
+    int ret = 0;
+    /* The record of an unfinished write is encrypted already: its length must stand. */
+    s->unsent = s->unsent > 0 && s->unsent < len ? s->unsent : len;
+    for (int round = 0; round < MAX_ROUNDS; round++) {
+        ret = mbedtls_ssl_write(s->tls, (const unsigned char *)buf, s->unsent);
+        if (ret > 0) {
+            s->unsent = 0;
+            return ret;
+        }
+        if (!azoi_tls_again(s, ret)) {
+            break;
+        }
+        if (ret == MBEDTLS_ERR_SSL_WANT_WRITE || (ret == MBEDTLS_ERR_SSL_WANT_READ && s->in_blocked)) {
+            return AZO_IO_AGAIN;
+        }
+    }
+    return azoi_tls_failed(s, ret, "sending");
+}
+
+static ptrdiff_t azoi_stream_write(azoi_stream *s, const void *buf, size_t len) {
+    if (len == 0) {
+        return 0;
+    }
+    if (s->broken) {
+        return AZO_ERR_CLOSED; /* explained before */
+    }
+    if (s->tls != NULL) {
+        return azoi_tls_write(s, buf, len);
+    }
+    ptrdiff_t sent = azoi_stream_send(s, buf, len);
+    if (sent > 0 || sent == AZO_IO_AGAIN) {
+        return sent;
+    }
+    return azoi_stream_hook_failed(s, "sending");
+}
+
+static size_t azoi_stream_watch(azoi_stream *s, unsigned want, azo_watch *out, size_t cap, int32_t *timeout_ms) {
+    const azo_transport *t = &s->net->transport;
+    return s->conn == NULL ? 0 : t->watch(s->conn, want, out, cap, timeout_ms, t->user_data);
+}
+
+static void azoi_stream_close(azoi_stream *s) {
+    if (s->tls != NULL) {
+        if (!s->broken && s->conn != NULL) {
+            (void)mbedtls_ssl_close_notify(s->tls); /* once, whatever it says: the peer is not waited for */
+        }
+        mbedtls_ssl_free(s->tls);
+        azoi_free(s->net->allocator, s->tls, sizeof *s->tls);
+        s->tls = NULL;
+    }
+    if (s->conn != NULL) {
+        s->net->transport.close(s->conn, s->net->transport.user_data);
+        s->conn = NULL;
+    }
+}
+/* >>connections
+ *
+ * Opens connections (through a proxy's tunnel if need be), keeps idle ones for the next request, and lets each be
+ * driven by one job at a time. A connection never frees its job: it changes state and wakes it. */
+
+#ifndef AZO_MAX_IDLE_CONNECTIONS
+#define AZO_MAX_IDLE_CONNECTIONS 16 /* an idle TLS connection costs some 45 KB */
+#endif
+
+enum {
+    AZOI_IDLE_MS = 30000, /* gateways close idle connections after a minute or more */
+    AZOI_DRAIN_MS = 1000,
+    AZOI_DRAIN_BYTES = 4096,
+    AZOI_READ_SIZE = 16384, /* one TLS record */
+    AZOI_MAX_PROXY_HEAD = 16384
+};
+
+typedef enum azoi_release {
+    AZOI_RELEASE_REUSE, /* the answer is whole and the peer keeps the connection */
+    AZOI_RELEASE_DRAIN, /* the answer is whole, the end of the body is still to come */
+    AZOI_RELEASE_KILL
+} azoi_release;
+
+/* ---- proxy rules ---- */
+
+/* An entry of NO_PROXY: "*", a host, a domain with or without its leading dot; a port is ignored. */
+static bool azoi_no_proxy_entry(azo_str entry, azo_str host) {
+    if (azoi_equal(entry, "*")) {
+        return true;
+    }
+    size_t colon = azoi_find(entry, ':');
+    if (azoi_find(azoi_skip(entry, colon + 1), ':') == azoi_skip(entry, colon + 1).len) {
+        entry.len = colon;
+    }
+    if (entry.len > 0 && entry.ptr[0] == '.') {
+        entry = azoi_skip(entry, 1);
+    }
+    if (entry.len == 0 || entry.len > host.len) {
+        return false;
+    }
+    azo_str tail = azoi_skip(host, host.len - entry.len);
+    return azoi_same_ci(tail, entry) && (tail.len == host.len || tail.ptr[-1] == '.');
+}
+
+static bool azoi_wants_proxy(const azo_client *c, const azoi_origin *origin) {
+    if (c->proxy_host.len == 0 || origin->direct || azoi_is_loopback(origin->host)) {
+        return false;
+    }
+    azo_str rest = azoi_buf_view(&c->no_proxy);
+    while (rest.len > 0) {
+        size_t comma = azoi_find(rest, ',');
+        if (azoi_no_proxy_entry(azoi_trim(azoi_view(rest.ptr, comma)), origin->host)) {
+            return false;
+        }
+        rest = azoi_skip(rest, comma + 1);
+    }
+    return true;
+}
+
+/* ---- wishes ---- */
+
+static void azoi_conn_happened(azoi_source *source, unsigned events) {
+    azoi_conn *conn = AZOI_OF(source, azoi_conn, source);
+    (void)events; /* a hint: an error may show as either */
+    conn->stream.in_blocked = false;
+    conn->stream.out_blocked = false;
+    bool driven = conn->state == AZOI_CONN_BUSY && conn->user != NULL;
+    azoi_pump_queue(&conn->client->pump, driven ? conn->user : &conn->node);
+}
+
+static size_t azoi_conn_describe(azoi_source *source, azo_watch *out, size_t cap, int32_t *timeout_ms) {
+    azoi_conn *conn = AZOI_OF(source, azoi_conn, source);
+    unsigned want = 0;
+    switch (conn->state) {
+    case AZOI_CONN_OPENING:
+        want = AZO_POLL_OUT;
+        break;
+    case AZOI_CONN_BUSY:
+        if (!conn->wants) {
+            return 0;
+        }
+        /* falls through */
+    case AZOI_CONN_PROXY:
+    case AZOI_CONN_TLS:
+    case AZOI_CONN_READY:
+    case AZOI_CONN_DRAIN:
+        want = (conn->stream.in_blocked ? (unsigned)AZO_POLL_IN : 0u) |
+               (conn->stream.out_blocked ? (unsigned)AZO_POLL_OUT : 0u);
+        break;
+    case AZOI_CONN_IDLE:
+    case AZOI_CONN_FAILED:
+        break;
+    }
+    if (want == 0 || conn->stream.conn == NULL) {
+        return 0;
+    }
+    size_t count = azoi_stream_watch(&conn->stream, want, out, cap, timeout_ms);
+    for (size_t i = 0; i < count && i < cap; i++) {
+        out[i].id = source->id;
+    }
+    return count;
+}
+
+/* ---- the end of a connection ---- */
+
+static void azoi_conn_wake_capped(azo_client *c) {
+    if (c->first_capped != NULL) {
+        azoi_pump_queue(&c->pump, &c->first_capped->node);
+    }
+}
+
+static void azoi_conn_link(azoi_conn **list, azoi_conn *conn) {
+    conn->prev = NULL;
+    conn->next = *list;
+    if (conn->next != NULL) {
+        conn->next->prev = conn;
+    }
+    *list = conn;
+}
+
+static void azoi_conn_unlink(azoi_conn **list, azoi_conn *conn) {
+    *(conn->prev != NULL ? &conn->prev->next : list) = conn->next;
+    if (conn->next != NULL) {
+        conn->next->prev = conn->prev;
+    }
+}
+
+static void azoi_conn_leave_idle(azoi_conn *conn) {
+    if (conn->state == AZOI_CONN_IDLE) {
+        azoi_conn_unlink(&conn->client->idle, conn);
+        azoi_conn_link(&conn->client->conns, conn);
+        conn->client->idle_count--;
+        conn->state = AZOI_CONN_READY;
+    }
+}
+
+static void azoi_conn_shut(azoi_conn *conn) {
+    if (conn->client->loop.watch != NULL) {
+        azoi_source_hush(&conn->client->pump, &conn->source);
+    }
+    azoi_stream_close(&conn->stream);
+}
+
+static void azoi_conn_free(azoi_conn *conn) {
+    azo_client *c = conn->client;
+    azoi_conn_leave_idle(conn);
+    azoi_conn_shut(conn);
+    azoi_source_detach(&c->pump, &conn->source);
+    azoi_timer_detach(&c->pump, &conn->timer);
+    azoi_pump_unqueue(&c->pump, &conn->node);
+    azoi_conn_unlink(&c->conns, conn);
+    if (conn->counted) {
+        c->counted_conns--;
+        azoi_conn_wake_capped(c);
+    }
+    azoi_buf_free(&conn->out);
+    azoi_buf_free(&conn->in);
+    azoi_free(&c->allocator, conn, conn->block_size);
+}
+
+static void azoi_conn_fail(azoi_conn *conn, azo_result result) {
+    azoi_conn_shut(conn);
+    azoi_timer_unset(&conn->client->pump, &conn->timer);
+    conn->state = AZOI_CONN_FAILED;
+    conn->result = result;
+    if (conn->user != NULL) {
+        azoi_pump_queue(&conn->client->pump, conn->user);
+    } else {
+        azoi_conn_free(conn);
+    }
+}
+
+/* ---- opening ---- */
+
+static void azoi_conn_write_connect(azoi_conn *conn) {
+    char text[300];
+    azo_str host = azoi_host_header(conn->origin.host, conn->origin.port, false, text, sizeof text);
+    azoi_buf_puts(&conn->out, "CONNECT ");
+    azoi_buf_str(&conn->out, host);
+    if (conn->origin.port == 80) {
+        azoi_buf_puts(&conn->out, ":80"); /* the authority form always has its port */
+    }
+    azoi_buf_puts(&conn->out, " HTTP/1.1\r\n");
+    azoi_header_add(&conn->out, "Host", host);
+    if (conn->client->proxy_auth.len > 0) {
+        azoi_buf_puts(&conn->out, "Proxy-Authorization: Basic ");
+        azoi_buf_str(&conn->out, azoi_buf_view(&conn->client->proxy_auth));
+        azoi_buf_puts(&conn->out, "\r\n");
+    }
+    azoi_buf_puts(&conn->out, "User-Agent: azopenai.h/" AZO_VERSION "\r\n\r\n");
+}
+
+static azo_result azoi_conn_send_out(azoi_conn *conn) {
+    while (conn->out_sent < conn->out.len) {
+        ptrdiff_t sent =
+            azoi_stream_write(&conn->stream, conn->out.data + conn->out_sent, conn->out.len - conn->out_sent);
+        if (sent == AZO_IO_AGAIN) {
+            return AZO_PENDING;
+        }
+        if (sent <= 0) {
+            return (azo_result)(int)sent;
+        }
+        conn->out_sent += (size_t)sent;
+    }
+    return AZO_OK;
+}
+
+static azo_result azoi_conn_proxy_answer(azoi_conn *conn, size_t head_size) {
+    azoi_head head;
+    azo_error *error = conn->stream.error;
+    azo_result r = azoi_head_parse(azoi_view(conn->in.data, head_size), true, &head, error);
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_log(&conn->client->net, AZO_LOG_DEBUG, "< proxy answered %d", head.status);
+    if (head.status == 407) {
+        return azoi_fail(error, AZO_ERR_PROXY, "The proxy %s:%u wants a password (HTTP 407). Put user and password "
+                         "into HTTPS_PROXY: http://user:password@host:port.",
+                         conn->client->proxy_host.data, (unsigned)conn->client->proxy_port);
+    }
+    if (head.status < 200 || head.status > 299) {
+        return azoi_fail(error, AZO_ERR_PROXY, "The proxy %s:%u refused a tunnel to %s (HTTP %d). Allow that host "
+                         "on the proxy, or except it with NO_PROXY.",
+                         conn->client->proxy_host.data, (unsigned)conn->client->proxy_port,
+                         conn->origin.host.ptr, head.status);
+    }
+    if (conn->in.len > head_size) {
+        return azoi_fail(error, AZO_ERR_PROXY, "The proxy %s:%u sent %zu bytes that nobody asked for. Check that it "
+                         "is an HTTP proxy.", conn->client->proxy_host.data, (unsigned)conn->client->proxy_port,
+                         conn->in.len - head_size);
+    }
+    return AZO_OK;
+}
+
+/* Sends CONNECT and reads the proxy's answer: OK when the tunnel stands. */
+static azo_result azoi_conn_proxy(azoi_conn *conn) {
+    azo_result r = azoi_conn_send_out(conn);
+    while (r == AZO_OK) {
+        char bytes[1024];
+        ptrdiff_t got = azoi_stream_read(&conn->stream, bytes, sizeof bytes);
+        if (got == AZO_IO_AGAIN) {
+            return AZO_PENDING;
+        }
+        if (got <= 0) {
+            return azoi_fail(conn->stream.error, AZO_ERR_PROXY, "The proxy %s:%u closed the connection instead of "
+                             "opening a tunnel (error %d). Check HTTPS_PROXY.", conn->client->proxy_host.data,
+                             (unsigned)conn->client->proxy_port, (int)got);
+        }
+        size_t seen = conn->in.len;
+        azoi_buf_add(&conn->in, bytes, (size_t)got);
+        size_t head_size = azoi_head_size(azoi_buf_view(&conn->in), seen);
+        if (head_size > 0) {
+            return azoi_conn_proxy_answer(conn, head_size);
+        }
+        r = azoi_buf_failed(&conn->in, conn->stream.error, "The proxy's answer");
+    }
+    return r;
+}
+
+static void azoi_conn_ready(azoi_conn *conn) {
+    azoi_buf_clear(&conn->out);
+    azoi_buf_clear(&conn->in);
+    conn->state = AZOI_CONN_READY;
+    azoi_timer_unset(&conn->client->pump, &conn->timer);
+    if (conn->user != NULL) {
+        azoi_pump_queue(&conn->client->pump, conn->user);
+    }
+    azoi_pump_queue(&conn->client->pump, &conn->node); /* and watch for its end, if the job is not ready yet */
+}
+
+static azo_result azoi_conn_after_tcp(azoi_conn *conn) {
+    if (conn->via_proxy && conn->state == AZOI_CONN_OPENING) {
+        azoi_conn_write_connect(conn);
+        conn->state = AZOI_CONN_PROXY;
+        return azoi_buf_failed(&conn->out, conn->stream.error, "The CONNECT request");
+    }
+    if (conn->origin.secure) {
+        conn->state = AZOI_CONN_TLS;
+        return azoi_stream_start_tls(&conn->stream, conn->origin.host.ptr, conn->origin.port);
+    }
+    azoi_conn_ready(conn);
+    return AZO_OK;
+}
+
+/* One phase of opening: OK when there is a next one. */
+static azo_result azoi_conn_open_step(azoi_conn *conn) {
+    azo_result r;
+    switch (conn->state) {
+    case AZOI_CONN_OPENING:
+        if (conn->client->loop.watch != NULL) {
+            azoi_source_hush(&conn->client->pump, &conn->source); /* a losing socket may be closed in there */
+        }
+        r = azoi_stream_connect(&conn->stream);
+        return r == AZO_OK ? azoi_conn_after_tcp(conn) : r;
+    case AZOI_CONN_PROXY:
+        r = azoi_conn_proxy(conn);
+        return r == AZO_OK ? azoi_conn_after_tcp(conn) : r;
+    default: /* TLS */
+        r = azoi_stream_handshake(&conn->stream);
+        if (r == AZO_OK) {
+            azoi_conn_ready(conn);
+        }
+        return r;
+    }
+}
+
+static void azoi_conn_arm(azoi_conn *conn) {
+    int64_t due = conn->connect_by;
+    azo_watch watches[AZOI_MAX_FDS];
+    int32_t timeout_ms = -1;
+    (void)azoi_conn_describe(&conn->source, watches, AZOI_MAX_FDS, &timeout_ms);
+    if (timeout_ms >= 0 && conn->client->pump.now + timeout_ms < due) {
+        due = conn->client->pump.now + timeout_ms;
+    }
+    azoi_timer_set(&conn->client->pump, &conn->timer, due);
+    bool tls_wants_more = conn->state == AZOI_CONN_TLS && !conn->stream.in_blocked && !conn->stream.out_blocked;
+    if (tls_wants_more) {
+        azoi_pump_queue(&conn->client->pump, &conn->node); /* a turn ends after public-key work */
+    }
+}
+
+static azo_result azoi_conn_timed_out(azoi_conn *conn) {
+    static const char *const phases[] = {"to connect", "for the proxy's tunnel", "for the TLS handshake"};
+    return azoi_fail(conn->stream.error, AZO_ERR_TIMEOUT, "No answer from %s:%u within %ld ms while waiting %s. Check "
+                     "the endpoint, the network and its firewall.", conn->origin.host.ptr,
+                     (unsigned)conn->origin.port, (long)conn->connect_ms, phases[conn->state]);
+}
+
+static void azoi_conn_advance_opening(azoi_conn *conn) {
+    azo_result r = AZO_OK;
+    while (r == AZO_OK && conn->state <= AZOI_CONN_TLS) {
+        r = azoi_conn_open_step(conn);
+    }
+    if (r == AZO_PENDING && conn->client->pump.now >= conn->connect_by) {
+        r = azoi_conn_timed_out(conn);
+    }
+    if (r == AZO_PENDING) {
+        azoi_conn_arm(conn);
+    } else if (r != AZO_OK) {
+        azoi_conn_fail(conn, r);
+    }
+}
+
+/* ---- after the answer ---- */
+
+static bool azoi_conn_is_quiet(azoi_conn *conn) {
+    char byte;
+    return azoi_stream_read(&conn->stream, &byte, 1) == AZO_IO_AGAIN;
+}
+
+static void azoi_conn_rest(azoi_conn *conn) {
+    azo_client *c = conn->client;
+    if (c->idle_count >= AZO_MAX_IDLE_CONNECTIONS) {
+        azoi_conn *oldest = c->idle;
+        while (oldest->next != NULL) {
+            oldest = oldest->next;
+        }
+        azoi_conn_free(oldest);
+    }
+    azoi_conn_unlink(&c->conns, conn);
+    azoi_conn_link(&c->idle, conn);
+    c->idle_count++;
+    conn->state = AZOI_CONN_IDLE;
+    conn->idle_since = c->pump.now;
+    azoi_timer_set(&c->pump, &conn->timer, conn->idle_since + AZOI_IDLE_MS);
+    azoi_conn_wake_capped(c);
+}
+
+static void azoi_conn_advance_drain(azoi_conn *conn) {
+    char bytes[AZOI_DRAIN_BYTES];
+    ptrdiff_t got = azoi_stream_read(&conn->stream, bytes, sizeof bytes);
+    azo_result r = AZO_PENDING;
+    if (got > 0) {
+        azo_str in = azoi_view(bytes, (size_t)got);
+        while (r == AZO_PENDING && in.len > 0) {
+            azo_str piece;
+            r = azoi_body_feed(&conn->drain, &in, &piece, NULL);
+        }
+        if (r == AZO_OK && in.len == 0) {
+            azoi_conn_rest(conn);
+            return;
+        }
+    }
+    /* More than one read's worth of a body that nobody wants costs more than a new connection. */
+    if (got != AZO_IO_AGAIN || conn->client->pump.now >= conn->connect_by) {
+        azoi_conn_free(conn);
+    }
+}
+
+static void azoi_conn_advance(azoi_node *node) {
+    azoi_conn *conn = AZOI_OF(node, azoi_conn, node);
+    azo_client *c = conn->client;
+    switch (conn->state) {
+    case AZOI_CONN_OPENING:
+    case AZOI_CONN_PROXY:
+    case AZOI_CONN_TLS:
+        azoi_conn_advance_opening(conn);
+        break;
+    case AZOI_CONN_READY: /* its job still waits for a token */
+        if (!azoi_conn_is_quiet(conn)) {
+            azoi_conn_fail(conn, AZO_ERR_CLOSED);
+        }
+        break;
+    case AZOI_CONN_DRAIN:
+        azoi_conn_advance_drain(conn);
+        break;
+    case AZOI_CONN_IDLE:
+        if (c->pump.now >= conn->idle_since + AZOI_IDLE_MS) {
+            azoi_conn_free(conn);
+        }
+        break;
+    case AZOI_CONN_BUSY:
+    case AZOI_CONN_FAILED:
+        break;
+    }
+}
+
+/* The pump's turn of a connection; `conn` may be gone after the inner one. */
+static void azoi_conn_turn(azoi_node *node) {
+    azoi_conn *conn = AZOI_OF(node, azoi_conn, node);
+    azo_client *c = conn->client;
+    uint32_t id = conn->source.id;
+    azoi_conn_advance(node);
+    if (azoi_source_find(&c->pump, id) == NULL || azoi_source_sync(&c->pump, &conn->source)) {
+        return;
+    }
+    (void)azoi_fail(conn->stream.error, AZO_ERR_MEMORY, "The event loop could not watch a connection to %s. Look at "
+                    "what azo_loop.watch answered.", conn->origin.host.ptr);
+    azoi_conn_fail(conn, AZO_ERR_MEMORY);
+}
+
+/* ---- what jobs use ---- */
+
+static bool azoi_conn_serves(const azoi_conn *conn, const azoi_origin *origin) {
+    return conn->origin.port == origin->port && conn->origin.secure == origin->secure &&
+           conn->origin.direct == origin->direct && azoi_same_ci(conn->origin.host, origin->host);
+}
+
+static void azoi_conn_assign(azoi_conn *conn, azoi_node *user, azo_error *error) {
+    conn->user = user;
+    conn->stream.error = error;
+}
+
+/* The idle connection that was used last, proven alive; NULL: none. */
+static azoi_conn *azoi_conn_take_idle(azo_client *c, const azoi_origin *origin, azoi_node *user, azo_error *error) {
+    azoi_conn *next;
+    for (azoi_conn *conn = c->idle; conn != NULL; conn = next) {
+        next = conn->next;
+        if (!azoi_conn_serves(conn, origin)) {
+            continue;
+        }
+        conn->stream.in_blocked = false;
+        conn->stream.out_blocked = false;
+        if (c->pump.now - conn->idle_since >= AZOI_IDLE_MS || !azoi_conn_is_quiet(conn)) {
+            azoi_conn_free(conn);
+            continue;
+        }
+        azoi_conn_leave_idle(conn);
+        azoi_timer_unset(&c->pump, &conn->timer);
+        conn->stale_able = true;
+        azoi_conn_assign(conn, user, error);
+        return conn;
+    }
+    return NULL;
+}
+
+/* What else is idle for this origin is no better than the one that was just found dead. NULL: every origin. */
+static void azoi_conn_drop_idle(azo_client *c, const azoi_origin *origin) {
+    azoi_conn *next;
+    for (azoi_conn *conn = c->idle; conn != NULL; conn = next) {
+        next = conn->next;
+        if (origin == NULL || azoi_conn_serves(conn, origin)) {
+            azoi_conn_free(conn);
+        }
+    }
+}
+
+/* Below max_connections, if need be after closing another origin's idle one. */
+static bool azoi_conn_make_room(azo_client *c) {
+    if (c->max_connections > 0 && c->counted_conns >= c->max_connections) {
+        azoi_conn *conn = c->idle;
+        while (conn != NULL && !conn->counted) {
+            conn = conn->next;
+        }
+        if (conn != NULL) {
+            azoi_conn_free(conn);
+        }
+    }
+    return c->max_connections <= 0 || c->counted_conns < c->max_connections;
+}
+
+static azoi_conn *azoi_conn_alloc(azo_client *c, const azoi_origin *origin) {
+    size_t size = sizeof(azoi_conn) + origin->host.len + 1;
+    azoi_conn *conn = (azoi_conn *)azoi_alloc(&c->allocator, size);
+    if (conn == NULL) {
+        return NULL;
+    }
+    char *host = (char *)(conn + 1);
+    memcpy(host, origin->host.ptr, origin->host.len);
+    host[origin->host.len] = '\0';
+    conn->block_size = size;
+    conn->client = c;
+    conn->origin = *origin;
+    conn->origin.host = azoi_view(host, origin->host.len);
+    conn->node.advance = azoi_conn_turn;
+    conn->source.node = &conn->node;
+    conn->source.happened = azoi_conn_happened;
+    conn->source.describe = azoi_conn_describe;
+    azoi_buf_init(&conn->out, &c->allocator, SIZE_MAX / 2, true);
+    azoi_buf_init(&conn->in, &c->allocator, AZOI_MAX_PROXY_HEAD, true);
+    if (!azoi_timer_attach(&c->pump, &conn->timer, &conn->node) || !azoi_source_attach(&c->pump, &conn->source)) {
+        azoi_timer_detach(&c->pump, &conn->timer);
+        azoi_free(&c->allocator, conn, size);
+        return NULL;
+    }
+    azoi_conn_link(&c->conns, conn);
+    return conn;
+}
+
+/* Starts a connection; its user is woken when it is READY or FAILED. */
+static azo_result azoi_conn_open(azo_client *c, const azoi_origin *origin, int32_t connect_ms, bool counted,
+                                 azoi_node *user, azo_error *error, azoi_conn **out) {
+    azoi_conn *conn = azoi_conn_alloc(c, origin);
+    if (conn == NULL) {
+        return azoi_memory(error);
+    }
+    conn->counted = counted;
+    c->counted_conns += counted;
+    conn->connect_ms = connect_ms;
+    conn->connect_by = azoi_deadline(c->pump.now, connect_ms);
+    conn->via_proxy = azoi_wants_proxy(c, origin);
+    azoi_conn_assign(conn, user, error);
+    const char *host = conn->via_proxy ? c->proxy_host.data : conn->origin.host.ptr;
+    uint16_t port = conn->via_proxy ? c->proxy_port : conn->origin.port;
+    azo_result r = azoi_stream_open(&conn->stream, &c->net, host, port, conn->source.id, error);
+    if (r != AZO_OK) {
+        azoi_conn_free(conn);
+        return r;
+    }
+    conn->stream.error = error;
+    azoi_pump_queue(&c->pump, &conn->node);
+    *out = conn;
+    return AZO_OK;
+}
+
+/* The job is done with it. */
+static void azoi_conn_release(azoi_conn *conn, azoi_release how) {
+    azo_client *c = conn->client;
+    azoi_conn_assign(conn, NULL, NULL);
+    conn->wants = false;
+    azoi_buf_clear(&conn->out);
+    azoi_buf_clear(&conn->in);
+    conn->out_sent = 0;
+    if (how == AZOI_RELEASE_KILL || conn->state == AZOI_CONN_FAILED) {
+        azoi_conn_free(conn);
+        return;
+    }
+    if (how == AZOI_RELEASE_DRAIN) {
+        conn->state = AZOI_CONN_DRAIN;
+        conn->connect_by = c->pump.now + AZOI_DRAIN_MS;
+        azoi_timer_set(&c->pump, &conn->timer, conn->connect_by);
+        azoi_pump_queue(&c->pump, &conn->node);
+        return;
+    }
+    azoi_conn_rest(conn);
+    (void)azoi_source_sync(&c->pump, &conn->source); /* only takes wishes back */
+}
+
+/* >>attempts
+ *
+ * One request as attempts: token and connection, head and body out, head and body in, again if it is worth it. What
+ * the answer means is the business of job->ops. */
+
+enum {
+    AZOI_TURN_BYTES = 64 * 1024, /* a fast stream must not starve the others */
+    AZOI_MAX_INTERIM = 16,       /* 1xx heads before the answer */
+    AZOI_REFUSAL_BYTES = 64 * 1024 /* what is kept of an error body */
+};
+
+static azo_str azoi_user_agent(void) {
+    return azoi_view("azopenai.h/" AZO_VERSION, sizeof "azopenai.h/" AZO_VERSION - 1);
+}
+
+/* ---- lists ---- */
+
+static void azoi_job_list(azo_client *c, azo_request *job) {
+    job->next = c->jobs;
+    if (job->next != NULL) {
+        job->next->prev = job;
+    }
+    c->jobs = job;
+}
+
+static void azoi_job_unlist(azo_client *c, azo_request *job) {
+    *(job->prev != NULL ? &job->prev->next : &c->jobs) = job->next;
+    if (job->next != NULL) {
+        job->next->prev = job->prev;
+    }
+    job->prev = NULL;
+    job->next = NULL;
+}
+
+static void azoi_wait_in(azoi_slot *slot, azo_request *job) {
+    if (job->waiting) {
+        return;
+    }
+    job->waiting = true;
+    job->next_waiting = NULL;
+    job->prev_waiting = slot->last_waiting;
+    *(slot->last_waiting != NULL ? &slot->last_waiting->next_waiting : &slot->first_waiting) = job;
+    slot->last_waiting = job;
+}
+
+static void azoi_wait_leave(azo_request *job) {
+    azoi_slot *slot = job->slot;
+    if (!job->waiting) {
+        return;
+    }
+    job->waiting = false;
+    *(job->prev_waiting != NULL ? &job->prev_waiting->next_waiting : &slot->first_waiting) = job->next_waiting;
+    *(job->next_waiting != NULL ? &job->next_waiting->prev_waiting : &slot->last_waiting) = job->prev_waiting;
+}
+
+static void azoi_cap_in(azo_client *c, azo_request *job) {
+    if (job->capped) {
+        return;
+    }
+    job->capped = true;
+    job->next_capped = NULL;
+    job->prev_capped = c->last_capped;
+    *(c->last_capped != NULL ? &c->last_capped->next_capped : &c->first_capped) = job;
+    c->last_capped = job;
+}
+
+static void azoi_cap_leave(azo_client *c, azo_request *job) {
+    if (!job->capped) {
+        return;
+    }
+    job->capped = false;
+    *(job->prev_capped != NULL ? &job->prev_capped->next_capped : &c->first_capped) = job->next_capped;
+    *(job->next_capped != NULL ? &job->next_capped->prev_capped : &c->last_capped) = job->prev_capped;
+    azoi_conn_wake_capped(c); /* whatever woke this one may serve the next */
+}
+
+static void azoi_finished_in(azo_client *c, azo_request *job) {
+    job->listed = true;
+    job->next_finished = NULL;
+    job->prev_finished = c->last_finished;
+    *(c->last_finished != NULL ? &c->last_finished->next_finished : &c->first_finished) = job;
+    c->last_finished = job;
+}
+
+static void azoi_finished_leave(azo_client *c, azo_request *job) {
+    if (!job->listed) {
+        return;
+    }
+    job->listed = false;
+    *(job->prev_finished != NULL ? &job->prev_finished->next_finished : &c->first_finished) = job->next_finished;
+    *(job->next_finished != NULL ? &job->next_finished->prev_finished : &c->last_finished) = job->prev_finished;
+}
+
+static void azoi_job_wake(azo_request *job) {
+    azoi_pump_queue(&job->client->pump, &job->node);
+}
+
+/* ---- the end of a job ---- */
+
+static void azoi_job_drop_conn(azo_request *job, azoi_release how) {
+    if (job->conn != NULL) {
+        azoi_conn *conn = job->conn;
+        job->conn = NULL;
+        azoi_conn_release(conn, how);
+    }
+}
+
+static azo_stage azoi_job_stage(const azo_request *job) {
+    switch (job->state) {
+    case AZOI_JOB_PREPARE:
+        if (job->waiting || job->conn == NULL) {
+            return job->authorized ? AZO_STAGE_CONNECT : AZO_STAGE_TOKEN;
+        }
+        return job->conn->state == AZOI_CONN_TLS ? AZO_STAGE_TLS : AZO_STAGE_CONNECT;
+    case AZOI_JOB_SEND:
+        return AZO_STAGE_SEND;
+    case AZOI_JOB_HEAD:
+        return AZO_STAGE_HEAD;
+    case AZOI_JOB_BODY:
+        return AZO_STAGE_BODY;
+    case AZOI_JOB_BACKOFF:
+        return AZO_STAGE_WAIT;
+    case AZOI_JOB_DONE:
+        break;
+    }
+    return AZO_STAGE_SETUP;
+}
+
+static azo_str azoi_request_id(azo_str headers) {
+    azo_str id = azoi_header(headers, "apim-request-id");
+    return id.len > 0 ? id : azoi_header(headers, "x-request-id");
+}
+
+/* What the machine itself knows about a failure. */
+static void azoi_job_annotate(azo_request *job) {
+    azo_error *e = &job->error;
+    if (job->attempts > 0) {
+        e->attempts = job->attempts;
+    }
+    if (job->head.status == 0) {
+        return;
+    }
+    e->http_status = job->head.status;
+    if (e->request_id[0] == '\0') {
+        azoi_clean(e->request_id, sizeof e->request_id, azoi_request_id(job->head.headers));
+    }
+    if (e->retry_after_ms < 0) {
+        e->retry_after_ms = azoi_retry_after(job->head.headers, job->head.status, azoi_net_unix(&job->client->net));
+    }
+}
+
+/* Cuts a job that is done from its client: what is left is the outcome, for azo_X_end. */
+static void azoi_job_orphan(azo_request *job) {
+    azo_client *c = job->client;
+    azoi_finished_leave(c, job);
+    azoi_timer_detach(&c->pump, &job->timer);
+    azoi_pump_unqueue(&c->pump, &job->node);
+    azoi_job_unlist(c, job);
+    job->client = NULL;
+    job->slot = NULL;
+}
+
+static void azoi_job_free(azo_request *job) {
+    if (job->client != NULL) {
+        azoi_wait_leave(job);
+        azoi_cap_leave(job->client, job);
+        bool unused = job->conn != NULL && job->conn->state == AZOI_CONN_READY;
+        azoi_job_drop_conn(job, unused ? AZOI_RELEASE_REUSE : AZOI_RELEASE_KILL);
+        azoi_job_orphan(job);
+    }
+    if (job->ops->drop != NULL) {
+        job->ops->drop(job);
+    }
+    azoi_buf_free(&job->head_text);
+    azoi_buf_free(&job->body);
+    azoi_buf_free(&job->held);
+    azo_allocator allocator = job->allocator;
+    size_t size = job->block_size;
+    azoi_wipe(job, size); /* header values, a client secret */
+    azoi_free(&allocator, job, size);
+}
+
+static void azoi_job_finish(azo_request *job, azo_result result) {
+    azo_client *c = job->client;
+    if (job->state == AZOI_JOB_DONE) {
+        return;
+    }
+    if (result != AZO_OK) {
+        if (job->error.code == AZO_OK) {
+            (void)azoi_fail(&job->error, result, "The request failed (error %d). Report this with the log.",
+                            (int)result);
+        }
+        if (job->error.stage == AZO_STAGE_SETUP) {
+            job->error.stage = azoi_job_stage(job);
+        }
+        azoi_job_annotate(job);
+        azoi_log(&c->net, AZO_LOG_INFO, "* failed: %s", job->error.message);
+    }
+    azoi_wait_leave(job);
+    azoi_cap_leave(c, job);
+    bool unused = job->conn != NULL && job->conn->state == AZOI_CONN_READY;
+    azoi_job_drop_conn(job, unused ? AZOI_RELEASE_REUSE : AZOI_RELEASE_KILL);
+    job->state = AZOI_JOB_DONE;
+    job->result = result;
+    azoi_timer_unset(&c->pump, &job->timer);
+    azoi_pump_unqueue(&c->pump, &job->node);
+    if (job->ops->finish != NULL) {
+        job->ops->finish(job);
+    }
+    if (job->ops->kind == AZOI_KIND_FETCH) {
+        job->freed = true;
+    } else if (!job->freed) {
+        azoi_finished_in(c, job);
+    }
+    if (job->freed && !job->in_turn) {
+        azoi_job_free(job);
+    }
+}
+
+/* ---- user callbacks ---- */
+
+static void azoi_callback_enter(azo_request *job) {
+    job->delivered = true;
+    job->in_callback = true;
+    job->client->in_callback = true;
+}
+
+static azo_result azoi_callback_leave(azo_request *job, int answer) {
+    azo_client *c = job->client;
+    job->in_callback = false;
+    c->in_callback = false;
+    if (answer == AZO_STOP) {
+        job->cancelled = true;
+    }
+    if (job->cancelled || c->closing) {
+        return azoi_fail(&job->error, AZO_ERR_CANCELLED,
+                         "The request was cancelled inside its callback. Nothing needs to be done.");
+    }
+    if (answer == AZO_PAUSE) {
+        job->paused = true;
+    }
+    return job->paused ? AZO_PENDING : AZO_OK;
+}
+
+/* ---- retry ---- */
+
+static void azoi_job_start_over(azo_request *job) {
+    azoi_error_clear(&job->error);
+    azoi_buf_clear(&job->head_text);
+    azoi_buf_clear(&job->body);
+    azoi_buf_clear(&job->held);
+    memset(&job->head, 0, sizeof job->head);
+    job->authorized = job->ops->authorize == NULL;
+    job->conn_failed = false;
+    job->sent_all = false;
+    job->got_byte = false;
+    job->complete = false;
+    job->body_whole = false;
+    job->body_sent = 0;
+    job->interim = 0;
+    job->state = AZOI_JOB_PREPARE;
+    if (job->ops->restart != NULL) {
+        job->ops->restart(job);
+    }
+}
+
+static bool azoi_job_is_success(const azo_request *job) {
+    return job->head.status >= 200 && job->head.status <= 299;
+}
+
+static bool azoi_job_worth_retrying(const azo_request *job, azo_result result) {
+    if (job->head.status != 0 && !azoi_job_is_success(job)) {
+        azo_str advice = azoi_header(job->head.headers, "x-should-retry");
+        if (azoi_equal_ci(advice, "true") || azoi_equal_ci(advice, "false")) {
+            return azoi_equal_ci(advice, "true");
+        }
+        return job->policy.retries_status(job->head.status);
+    }
+    switch (result) {
+    case AZO_ERR_RESOLVE:
+    case AZO_ERR_CONNECT:
+        return job->policy.retries_connect;
+    case AZO_ERR_TIMEOUT:
+        return job->policy.retries_connect || job->sent_all;
+    case AZO_ERR_CLOSED:
+    case AZO_ERR_RATE_LIMIT: /* from inside a stream, before its first delta */
+    case AZO_ERR_SERVICE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* How long to wait before the next attempt; false: it would be too long, so the failure stands. */
+static bool azoi_job_wait_time(azo_request *job, int32_t *wait_ms) {
+    azo_client *c = job->client;
+    int32_t asked = job->error.retry_after_ms;
+    int retry = job->spec.max_retries - job->retries_left;
+    int32_t own = job->head.status == 410 && job->policy.gone_wait > 0
+                      ? job->policy.gone_wait
+                      : azoi_backoff(&job->policy, retry, azoi_net_random(&c->net));
+    *wait_ms = asked > 0 ? asked : own;
+    if (asked > 0 && c->max_retry_wait_ms != AZO_OFF && asked > c->max_retry_wait_ms) {
+        return false;
+    }
+    return job->total_by == AZOI_NEVER || c->pump.now + *wait_ms < job->total_by;
+}
+
+/* A connection that had been open for a while and was closed before a byte of the answer came: the server's idle
+ * timeout and our request have crossed. One more connection is free. */
+static bool azoi_job_was_stale(const azo_request *job, azo_result result) {
+    return result == AZO_ERR_CLOSED && job->conn != NULL && job->conn->stale_able && !job->got_byte &&
+           !job->fresh_only;
+}
+
+static azo_result azoi_job_failed(azo_request *job, azo_result result) {
+    azo_client *c = job->client;
+    if (job->cancelled || job->delivered || job->final) {
+        return result;
+    }
+    if (azoi_job_was_stale(job, result)) {
+        azoi_log(&c->net, AZO_LOG_INFO, "* the idle connection had been closed; opening another");
+        azoi_job_drop_conn(job, AZOI_RELEASE_KILL);
+        azoi_conn_drop_idle(c, &job->spec.origin);
+        job->attempts -= job->state >= AZOI_JOB_SEND;
+        azoi_job_start_over(job);
+        job->fresh_only = true;
+        azoi_job_wake(job);
+        return AZO_PENDING;
+    }
+    azoi_job_annotate(job);
+    int32_t wait_ms;
+    if (job->retries_left <= 0 || !azoi_job_worth_retrying(job, result) || !azoi_job_wait_time(job, &wait_ms)) {
+        return result;
+    }
+    job->retries_left--;
+    azoi_log(&c->net, AZO_LOG_INFO, "* trying again in %ld ms, after: %s", (long)wait_ms, job->error.message);
+    azoi_job_drop_conn(job, AZOI_RELEASE_KILL);
+    azoi_wait_leave(job);
+    job->fresh_only = false;
+    job->state = AZOI_JOB_BACKOFF;
+    job->wake_at = c->pump.now + wait_ms;
+    return AZO_PENDING;
+}
+
+/* ---- time limits ---- */
+
+static azo_result azoi_job_timed_out(azo_request *job, const char *limit, int32_t ms) {
+    static const char *const doing[] = {"being set up", "waiting for its token", "connecting", "in the TLS handshake",
+                                        "sending", "waiting for the answer", "reading the answer",
+                                        "waiting to try again"};
+    job->error.stage = azoi_job_stage(job);
+    return azoi_fail(&job->error, AZO_ERR_TIMEOUT, "The request was still %s when %s of %ld ms ended. Try again, "
+                     "or give %s more time.", doing[job->error.stage], limit, (long)ms, limit);
+}
+
+/* PENDING, or a limit that has passed. */
+static azo_result azoi_job_check_time(azo_request *job) {
+    int64_t now = job->client->pump.now;
+    if (now >= job->total_by) {
+        job->final = true;
+        azoi_error_clear(&job->error); /* of an attempt before */
+        return azoi_job_timed_out(job, "total_timeout_ms", job->spec.total_ms);
+    }
+    if ((job->state == AZOI_JOB_HEAD || job->state == AZOI_JOB_SEND) && now >= job->first_byte_by) {
+        return azoi_job_timed_out(job, "first_byte_timeout_ms", job->spec.first_byte_ms);
+    }
+    bool idle = job->state == AZOI_JOB_BODY && !job->paused && job->spec.idle_ms != AZO_OFF;
+    if (idle && now - job->last_byte >= job->spec.idle_ms) {
+        return azoi_job_timed_out(job, "idle_timeout_ms", job->spec.idle_ms);
+    }
+    return AZO_PENDING;
+}
+
+static void azoi_job_arm(azo_request *job) {
+    int64_t due = job->total_by;
+    int64_t other = AZOI_NEVER;
+    switch (job->state) {
+    case AZOI_JOB_BACKOFF:
+        other = job->wake_at;
+        break;
+    case AZOI_JOB_SEND:
+    case AZOI_JOB_HEAD:
+        other = job->first_byte_by;
+        break;
+    case AZOI_JOB_BODY:
+        other = job->paused ? AZOI_NEVER : azoi_deadline(job->last_byte, job->spec.idle_ms);
+        break;
+    case AZOI_JOB_PREPARE:
+    case AZOI_JOB_DONE:
+        break;
+    }
+    due = other < due ? other : due;
+    /* A timer that fires too early looks again: cheaper than moving it with every event of a stream. */
+    if (due < job->timer.due) {
+        azoi_timer_set(&job->client->pump, &job->timer, due);
+    }
+}
+
+/* ---- PREPARE: a join of token and connection ---- */
+
+/* Ahead of the token, a place under max_connections is only taken where another stays free. */
+static bool azoi_job_may_open(azo_request *job) {
+    azo_client *c = job->client;
+    if (job->ops->kind == AZOI_KIND_FETCH) {
+        return true; /* requests that wait for it may hold every place */
+    }
+    if (!job->authorized && c->max_connections > 0 && c->counted_conns + 1 >= c->max_connections) {
+        return false;
+    }
+    bool first = c->first_capped == NULL || c->first_capped == job;
+    if (first && azoi_conn_make_room(c)) {
+        azoi_cap_leave(c, job);
+        return true;
+    }
+    azoi_cap_in(c, job);
+    return false;
+}
+
+static azo_result azoi_job_connect(azo_request *job) {
+    azo_client *c = job->client;
+    if (job->conn == NULL && !job->fresh_only) {
+        job->conn = azoi_conn_take_idle(c, &job->spec.origin, &job->node, &job->error);
+        if (job->conn != NULL) {
+            azoi_cap_leave(c, job);
+        }
+    }
+    if (job->conn == NULL && !job->conn_failed && azoi_job_may_open(job)) {
+        azo_result r = azoi_conn_open(c, &job->spec.origin, job->spec.connect_ms, job->ops->kind != AZOI_KIND_FETCH,
+                                      &job->node, &job->error, &job->conn);
+        if (r != AZO_OK) {
+            return r;
+        }
+    }
+    if (job->conn == NULL) {
+        return AZO_PENDING;
+    }
+    switch (job->conn->state) {
+    case AZOI_CONN_READY:
+        return AZO_OK;
+    case AZOI_CONN_FAILED:
+        return job->conn->result;
+    default:
+        return AZO_PENDING;
+    }
+}
+
+static azo_result azoi_job_authorize(azo_request *job) {
+    if (!job->authorized) {
+        azo_result r = job->ops->authorize(job);
+        if (r != AZO_OK) {
+            job->final = r != AZO_PENDING; /* the fetch had its own retries */
+            return r;
+        }
+        job->authorized = true;
+        job->conn_failed = false;
+    }
+    return AZO_OK;
+}
+
+/* OK when both are there. A connection that fails ahead of the token was only an attempt to save time: if the token
+ * comes it is opened again, and if that fails too, the token's error is the better one. */
+static azo_result azoi_job_prepare(azo_request *job) {
+    azo_result auth = azoi_job_authorize(job);
+    if (auth < 0 || job->spec.origin.host.len == 0) {
+        return auth;
+    }
+    azo_result conn = azoi_job_connect(job);
+    if (conn < 0 && auth == AZO_PENDING) {
+        azoi_job_drop_conn(job, AZOI_RELEASE_KILL);
+        azoi_error_clear(&job->error);
+        job->conn_failed = true;
+        return AZO_PENDING;
+    }
+    if (conn == AZO_OK && auth == AZO_PENDING) {
+        job->conn->stale_able = true;
+    }
+    return auth == AZO_OK ? conn : auth;
+}
+
+/* ---- SEND ---- */
+
+static void azoi_log_headers(azoi_net *net, char direction, azo_str lines, bool hide) {
+    azo_str name;
+    azo_str value;
+    while (azoi_header_next(&lines, &name, &value)) {
+        bool secret = hide || azoi_equal_ci(name, "set-cookie");
+        azo_str shown = secret ? azoi_view("<hidden>", 8) : value;
+        azoi_log(net, AZO_LOG_DEBUG, "%c %.*s: %.*s", direction, (int)name.len, name.ptr, (int)shown.len, shown.ptr);
+    }
+}
+
+/* `signature`: the header lines that carry the credentials. */
+static void azoi_job_log_head(azo_request *job, azo_str signature) {
+    azoi_net *net = &job->client->net;
+    if (net->logger.line != NULL) {
+        azoi_log(net, AZO_LOG_DEBUG, "> %s %s HTTP/1.1", job->spec.method.ptr, job->spec.target.ptr);
+        azoi_log(net, AZO_LOG_DEBUG, "> Host: %s", job->spec.origin.host.ptr);
+        azoi_log_headers(net, '>', job->spec.log_headers, false);
+        azoi_log_headers(net, '>', signature, true);
+        azoi_log(net, AZO_LOG_DEBUG, "> (%lu bytes of body)", (unsigned long)job->spec.body.len);
+    }
+}
+
+/* The next piece of the body behind what is in conn->out. Together they fill one TLS record, no more. */
+static azo_result azoi_job_fill(azo_request *job) {
+    azoi_buf *out = &job->conn->out;
+    uint64_t left = job->spec.body.len - job->body_sent;
+    size_t room = out->len < AZOI_READ_SIZE ? AZOI_READ_SIZE - out->len : 0;
+    size_t want = left < room ? (size_t)left : room;
+    if (want == 0 || !azoi_buf_reserve(out, want)) {
+        return azoi_buf_failed(out, &job->error, "The request");
+    }
+    if (job->spec.read_body == NULL) {
+        azoi_buf_add(out, job->spec.body.ptr + job->body_sent, want);
+        job->body_sent += want;
+        return AZO_OK;
+    }
+    job->client->in_callback = true;
+    ptrdiff_t got = job->spec.read_body(job->body_sent, out->data + out->len, want, job->spec.read_user_data);
+    job->client->in_callback = false;
+    if (got <= 0 || (size_t)got > want) {
+        job->final = true;
+        return azoi_fail(&job->error, AZO_ERR_ARGUMENT, "read_body gave %ld bytes at offset %llu of %llu. Make it "
+                         "deliver the whole of body_len.", (long)got, (unsigned long long)job->body_sent,
+                         (unsigned long long)job->spec.body.len);
+    }
+    out->len += (size_t)got;
+    out->data[out->len] = '\0';
+    job->body_sent += (uint64_t)got;
+    return AZO_OK;
+}
+
+static azo_result azoi_job_begin_send(azo_request *job) {
+    azoi_conn *conn = job->conn;
+    azoi_buf *out = &conn->out;
+    char host[300];
+    azoi_buf_clear(out);
+    conn->out_sent = 0;
+    azoi_buf_str(out, job->spec.method);
+    azoi_buf_char(out, ' ');
+    azoi_buf_str(out, job->spec.target);
+    azoi_buf_puts(out, " HTTP/1.1\r\n");
+    azoi_header_add(out, "Host", azoi_host_header(job->spec.origin.host, job->spec.origin.port,
+                                                  job->spec.origin.secure, host, sizeof host));
+    azoi_header_add(out, "User-Agent", azoi_user_agent());
+    azoi_buf_str(out, job->spec.headers);
+    size_t signature = out->len;
+    if (job->ops->sign != NULL) {
+        job->ops->sign(job, out);
+    }
+    azo_result r = azoi_buf_failed(out, &job->error, "The request");
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_job_log_head(job, azoi_skip(azoi_buf_view(out), signature));
+    if (job->spec.has_body) {
+        azoi_buf_puts(out, "Content-Length: ");
+        azoi_buf_int(out, (int64_t)job->spec.body.len);
+        azoi_buf_puts(out, "\r\n");
+    }
+    azoi_buf_puts(out, "\r\n");
+    job->state = AZOI_JOB_SEND;
+    job->attempts++;
+    job->first_byte_by = azoi_deadline(job->client->pump.now, job->spec.first_byte_ms);
+    conn->state = AZOI_CONN_BUSY;
+    r = azoi_buf_failed(out, &job->error, "The request");
+    return r == AZO_OK ? azoi_job_fill(job) : r;
+}
+
+/* OK when all is sent. */
+static azo_result azoi_job_send(azo_request *job) {
+    azoi_buf *out = &job->conn->out;
+    for (;;) {
+        azo_result r = azoi_conn_send_out(job->conn);
+        if (r != AZO_OK) {
+            return r;
+        }
+        azoi_buf_clear(out);
+        job->conn->out_sent = 0;
+        if (job->body_sent == job->spec.body.len) {
+            job->sent_all = true;
+            job->state = AZOI_JOB_HEAD;
+            job->first_byte_by = azoi_deadline(job->client->pump.now, job->spec.first_byte_ms);
+            return AZO_OK;
+        }
+        job->first_byte_by = azoi_deadline(job->client->pump.now, job->spec.first_byte_ms);
+        r = azoi_job_fill(job);
+        if (r != AZO_OK) {
+            return r;
+        }
+    }
+}
+
+/* ---- HEAD and BODY ---- */
+
+/* The answer that stands is whole (or as whole as it needs to be). */
+static azo_result azoi_job_answered(azo_request *job) {
+    bool whole = job->body_whole && job->keep_conn && job->conn->in.len == 0;
+    bool drain = !job->body_whole && job->complete && job->keep_conn;
+    job->conn->drain = job->decoder;
+    azoi_job_drop_conn(job, whole ? AZOI_RELEASE_REUSE : drain ? AZOI_RELEASE_DRAIN : AZOI_RELEASE_KILL);
+    if (azoi_job_is_success(job)) {
+        return job->ops->end != NULL ? job->ops->end(job) : AZO_OK;
+    }
+    if (job->head.status == 401 && !job->replayed && job->ops->challenge != NULL) {
+        azo_result r = job->ops->challenge(job);
+        if (r == AZO_OK) {
+            job->replayed = true;
+            azoi_job_start_over(job);
+            azoi_job_wake(job);
+            return AZO_PENDING;
+        }
+        if (r == AZO_PENDING) {
+            return r;
+        }
+    }
+    return job->ops->refuse(job);
+}
+
+static azo_result azoi_job_redirected(azo_request *job) {
+    azo_str location = azoi_header(job->head.headers, "location");
+    azoi_url url;
+    char host[128];
+    bool known = location.len > 0 && azoi_url_split(location, &url, NULL) == AZO_OK;
+    azoi_clean(host, sizeof host, known ? url.host : azoi_view("the same host", 13));
+    return azoi_fail(&job->error, AZO_ERR_REDIRECT, "%s answered with a redirect to %s (HTTP %d), which is not "
+                     "followed. Put the right address into the endpoint.", job->spec.origin.host.ptr, host,
+                     job->head.status);
+}
+
+static void azoi_job_log_answer(azo_request *job) {
+    azoi_net *net = &job->client->net;
+    if (net->logger.line != NULL) {
+        azoi_log(net, AZO_LOG_DEBUG, "< HTTP %d %.*s", job->head.status, (int)job->head.reason.len,
+                 job->head.reason.ptr);
+        azoi_log_headers(net, '<', job->head.headers, false);
+    }
+}
+
+static azo_result azoi_job_take_head(azo_request *job) {
+    azo_result r = azoi_head_parse(azoi_buf_view(&job->head_text), azoi_equal(job->spec.method, "HEAD"), &job->head,
+                                   &job->error);
+    if (r != AZO_OK) {
+        memset(&job->head, 0, sizeof job->head);
+        return r;
+    }
+    if (job->head.status == 101 || (job->head.status < 200 && ++job->interim > AZOI_MAX_INTERIM)) {
+        return azoi_fail(&job->error, AZO_ERR_HTTP, "The peer sent an interim answer that makes no sense (HTTP %d, "
+                         "number %d). Check what stands between here and the service.", job->head.status,
+                         job->interim);
+    }
+    azoi_job_log_answer(job);
+    if (job->head.status < 200) {
+        azoi_buf_clear(&job->head_text);
+        memset(&job->head, 0, sizeof job->head);
+        return AZO_OK;
+    }
+    job->keep_conn = job->head.keep_alive && job->sent_all; /* an early answer leaves half a request behind */
+    job->state = AZOI_JOB_BODY;
+    azoi_body_init(&job->decoder, &job->head);
+    return job->head.status < 400 && job->head.status >= 300 ? azoi_job_redirected(job) : AZO_OK;
+}
+
+/* Takes bytes of the head off *in. */
+static azo_result azoi_job_feed_head(azo_request *job, azo_str *in) {
+    azoi_buf *text = &job->head_text;
+    size_t before = text->len;
+    size_t room = text->max - before;
+    size_t take = in->len < room ? in->len : room;
+    azoi_buf_add(text, in->ptr, take);
+    if (text->failed != AZO_OK) {
+        return azoi_buf_failed(text, &job->error, "The head of the answer (max_header_bytes)");
+    }
+    size_t size = azoi_head_size(azoi_buf_view(text), before);
+    if (size == 0) {
+        if (take < in->len) {
+            return azoi_fail(&job->error, AZO_ERR_LIMIT, "The head of the answer is longer than %lu bytes. Raise "
+                             "max_header_bytes if you trust the peer.", (unsigned long)text->max);
+        }
+        *in = azoi_skip(*in, take);
+        return AZO_PENDING;
+    }
+    text->len = size;
+    text->data[size] = '\0';
+    *in = azoi_skip(*in, size - before);
+    return azoi_job_take_head(job);
+}
+
+static azo_result azoi_job_collect(azo_request *job, azo_str *piece) {
+    size_t take = piece->len;
+    if (!azoi_job_is_success(job)) {
+        size_t room = job->body.len < AZOI_REFUSAL_BYTES ? AZOI_REFUSAL_BYTES - job->body.len : 0;
+        take = take < room ? take : room;
+    } else if (job->body.cap == 0 && job->head.framing == AZOI_FRAMING_LENGTH && job->head.length < 1024 * 1024 &&
+               job->head.length <= job->body.max) {
+        (void)azoi_buf_reserve(&job->body, (size_t)job->head.length); /* one allocation for the usual answer */
+    }
+    azoi_buf_add(&job->body, piece->ptr, take);
+    *piece = azoi_skip(*piece, piece->len);
+    return azoi_buf_failed(&job->body, &job->error, "The answer (max_response_bytes)");
+}
+
+/* PENDING: paused, with the rest of the piece kept. */
+static azo_result azoi_job_deliver(azo_request *job, azo_str *piece) {
+    if (job->ops->data == NULL || !azoi_job_is_success(job)) {
+        return azoi_job_collect(job, piece);
+    }
+    azo_result r = job->ops->data(job, piece);
+    if (r == AZO_PENDING && piece->len > 0) {
+        azoi_buf_add(&job->held, piece->ptr, piece->len);
+        if (job->held.failed != AZO_OK) {
+            return azoi_buf_failed(&job->held, &job->error, "What came for a paused request");
+        }
+    }
+    return r;
+}
+
+/* Takes bytes of the body off *in until they are used up (OK) or the job pauses (PENDING). Where the answer is
+ * complete ahead of its body, the rest is only decoded, to find its end. */
+static azo_result azoi_job_feed_body(azo_request *job, azo_str *in) {
+    while (!job->body_whole && in->len > 0) {
+        azo_str piece;
+        azo_result r = azoi_body_feed(&job->decoder, in, &piece, job->complete ? NULL : &job->error);
+        if (r < 0 && job->complete) {
+            job->keep_conn = false;
+            return AZO_OK;
+        }
+        if (r < 0) {
+            return r;
+        }
+        job->body_whole = r == AZO_OK;
+        r = piece.len > 0 && !job->complete ? azoi_job_deliver(job, &piece) : AZO_OK;
+        if (r != AZO_OK) {
+            return r;
+        }
+    }
+    return AZO_OK;
+}
+
+/* Bytes of the answer. OK: more may be read. PENDING: paused. The end of the answer is in the job's flags. */
+static azo_result azoi_job_feed(azo_request *job, azo_str *in) {
+    job->got_byte = true;
+    job->last_byte = job->client->pump.now;
+    while (job->state != AZOI_JOB_BODY && in->len > 0) {
+        azo_result r = azoi_job_feed_head(job, in);
+        if (r != AZO_OK) {
+            return r == AZO_PENDING ? AZO_OK : r;
+        }
+    }
+    if (job->state != AZOI_JOB_BODY) {
+        return AZO_OK;
+    }
+    if (job->decoder.framing == AZOI_FRAMING_NONE) {
+        job->body_whole = true;
+    }
+    azo_result r = azoi_job_feed_body(job, in);
+    if (in->len > 0 && job->body_whole) {
+        job->keep_conn = false; /* the peer sent more than its answer */
+    }
+    return r;
+}
+
+/* The connection ended. */
+static azo_result azoi_job_eof(azo_request *job, azo_result how) {
+    bool orderly = how == AZO_OK;
+    if (job->state == AZOI_JOB_BODY && orderly && azoi_body_eof(&job->decoder, NULL) == AZO_OK) {
+        job->body_whole = true;
+        job->keep_conn = false;
+        return AZO_OK;
+    }
+    if (!orderly && how != AZO_ERR_CLOSED) {
+        return how; /* the stream has explained it */
+    }
+    if (job->state == AZOI_JOB_BODY && job->delivered) {
+        azoi_error_clear(&job->error);
+        return azoi_fail(&job->error, AZO_ERR_STREAM, "The connection was cut in the middle of the answer (HTTP %d). "
+                         "What came before is in the reply; ask again for the rest.", job->head.status);
+    }
+    return azoi_fail(&job->error, AZO_ERR_CLOSED, "%s closed the connection %s. Try again; if it stays so, look at "
+                     "proxies and firewalls in between.", job->spec.origin.host.ptr,
+                     job->state == AZOI_JOB_BODY ? "in the middle of its answer" : "without an answer");
+}
+
+static bool azoi_job_has_answer(const azo_request *job) {
+    return job->body_whole || job->complete;
+}
+
+/* What was left when the job paused: first what was decoded, then what was not. */
+static azo_result azoi_job_feed_leftovers(azo_request *job) {
+    azoi_buf *raw = &job->conn->in;
+    azo_str piece = azoi_buf_view(&job->held);
+    azo_result r = AZO_OK;
+    if (!job->complete) {
+        r = job->ops->data(job, &piece);
+        azoi_buf_drop(&job->held, job->held.len - piece.len);
+    }
+    if (r != AZO_OK || raw->len == 0) {
+        return r;
+    }
+    azo_str in = azoi_buf_view(raw);
+    r = azoi_job_feed_body(job, &in);
+    azoi_buf_drop(raw, raw->len - in.len);
+    return r;
+}
+
+static azo_result azoi_job_keep_raw(azo_request *job, azo_str in) {
+    azoi_buf_add(&job->conn->in, in.ptr, in.len);
+    return azoi_buf_failed(&job->conn->in, &job->error, "What came for a paused request");
+}
+
+/* Reads until the socket has nothing more (PENDING), the turn is over (PENDING, queued again), or the answer is
+ * whole (OK). */
+static azo_result azoi_job_receive(azo_request *job) {
+    azo_client *c = job->client;
+    for (size_t total = 0; !azoi_job_has_answer(job);) {
+        if (total >= AZOI_TURN_BYTES) {
+            azoi_job_wake(job);
+            return AZO_PENDING;
+        }
+        ptrdiff_t got = azoi_stream_read(&job->conn->stream, c->input.data, AZOI_READ_SIZE);
+        if (got == AZO_IO_AGAIN) {
+            return AZO_PENDING;
+        }
+        if (got <= 0) {
+            azo_result r = azoi_job_eof(job, (azo_result)(int)got);
+            if (r != AZO_OK) {
+                return r;
+            }
+            continue;
+        }
+        total += (size_t)got;
+        azo_str in = azoi_view(c->input.data, (size_t)got);
+        azo_result r = azoi_job_feed(job, &in);
+        if (r == AZO_PENDING && in.len > 0) {
+            azo_result kept = azoi_job_keep_raw(job, in);
+            r = kept == AZO_OK ? r : kept;
+        }
+        if (r != AZO_OK) {
+            return r;
+        }
+    }
+    return AZO_OK;
+}
+
+/* Sending and receiving; a head that comes early ends the sending. */
+static azo_result azoi_job_exchange(azo_request *job) {
+    azo_result sent = AZO_OK;
+    if (job->state == AZOI_JOB_SEND) {
+        sent = azoi_job_send(job);
+        if (sent < 0 && sent != AZO_ERR_CLOSED) {
+            return sent;
+        }
+    }
+    if (sent == AZO_ERR_CLOSED) {
+        /* The peer may have answered before it hung up: read that instead of reporting a broken pipe. */
+        azoi_error_clear(&job->error);
+    }
+    if (job->paused) {
+        return AZO_PENDING;
+    }
+    azo_result r = AZO_OK;
+    if (job->resumed) {
+        job->resumed = false;
+        r = azoi_job_feed_leftovers(job);
+    }
+    if (r == AZO_OK && !azoi_job_has_answer(job)) {
+        r = azoi_job_receive(job);
+    }
+    if (r == AZO_PENDING && sent == AZO_ERR_CLOSED) {
+        r = azoi_job_eof(job, AZO_ERR_CLOSED);
+    }
+    return r == AZO_OK ? azoi_job_answered(job) : r;
+}
+
+/* ---- the turn of a job ---- */
+
+/* OK: finished well. PENDING: waits. A failure is not judged yet. */
+static azo_result azoi_job_move(azo_request *job) {
+    azo_result r = azoi_job_check_time(job);
+    if (r != AZO_PENDING) {
+        return r;
+    }
+    if (job->state == AZOI_JOB_BACKOFF) {
+        if (job->client->pump.now < job->wake_at) {
+            return AZO_PENDING;
+        }
+        azoi_job_start_over(job);
+    }
+    if (job->state == AZOI_JOB_PREPARE) {
+        r = azoi_job_prepare(job);
+        if (r != AZO_OK) {
+            return r;
+        }
+        if (job->spec.origin.host.len == 0) {
+            return job->ops->end(job);
+        }
+        r = azoi_job_begin_send(job);
+        if (r != AZO_OK) {
+            return r;
+        }
+    }
+    return azoi_job_exchange(job);
+}
+
+static void azoi_job_sync_conn(azo_request *job) {
+    azo_client *c = job->client;
+    if (job->conn == NULL || job->conn->state != AZOI_CONN_BUSY) {
+        return;
+    }
+    job->conn->wants = !job->paused;
+    if (!azoi_source_sync(&c->pump, &job->conn->source)) {
+        job->final = true;
+        (void)azoi_fail(&job->error, AZO_ERR_MEMORY, "The event loop could not watch a connection to %s. Look at what "
+                        "azo_loop.watch answered.", job->spec.origin.host.ptr);
+        azoi_job_finish(job, AZO_ERR_MEMORY);
+    }
+}
+
+static void azoi_job_cancel_now(azo_request *job) {
+    azoi_error_clear(&job->error);
+    (void)azoi_fail(&job->error, AZO_ERR_CANCELLED, "The request was cancelled by this program. Nothing needs to be "
+                    "done.");
+    azoi_job_finish(job, AZO_ERR_CANCELLED);
+}
+
+static void azoi_job_advance(azoi_node *node) {
+    azo_request *job = AZOI_OF(node, azo_request, node);
+    job->in_turn = true;
+    if (job->cancelled) {
+        azoi_job_cancel_now(job);
+    } else if (job->state != AZOI_JOB_DONE) {
+        azo_result r = azoi_job_move(job);
+        if (job->cancelled) {
+            azoi_job_cancel_now(job);
+        } else {
+            r = r < 0 ? azoi_job_failed(job, r) : r;
+            if (r != AZO_PENDING) {
+                azoi_job_finish(job, r);
+            }
+        }
+    }
+    if (job->state != AZOI_JOB_DONE) {
+        azoi_job_arm(job);
+        azoi_job_sync_conn(job);
+    }
+    job->in_turn = false;
+    if (job->freed) {
+        azoi_job_free(job);
+    }
+}
+
+/* ---- a new job ---- */
+
+/* Copies a text to *at, with a NUL behind it, and moves *at past it. */
+static azo_str azoi_block_put(char **at, azo_str text) {
+    char *start = *at;
+    if (text.len > 0) {
+        memcpy(start, text.ptr, text.len);
+    }
+    start[text.len] = '\0';
+    *at += text.len + 1;
+    return azoi_view(start, text.len);
+}
+
+typedef union azoi_unit { /* of alignment */
+    void *pointer;
+    int64_t integer;
+    double number;
+} azoi_unit;
+
+static size_t azoi_aligned(size_t size) {
+    return (size + sizeof(azoi_unit) - 1) / sizeof(azoi_unit) * sizeof(azoi_unit);
+}
+
+static bool azoi_job_block_size(const azoi_job_spec *spec, size_t *out) {
+    bool copied = !spec->body_borrowed && spec->read_body == NULL;
+    const size_t parts[] = {azoi_aligned(sizeof(azo_request)), azoi_aligned(spec->data_size),
+                            spec->origin.host.len, spec->method.len, spec->target.len, spec->headers.len,
+                            spec->log_headers.len, copied ? spec->body.len : 0};
+    size_t size = 6; /* NULs */
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        if (!azoi_sum(size, parts[i], &size)) {
+            return false;
+        }
+    }
+    *out = size;
+    return true;
+}
+
+static void azoi_job_copy_spec(azo_request *job, const azoi_job_spec *spec) {
+    char *at = (char *)job + azoi_aligned(sizeof *job) + azoi_aligned(spec->data_size);
+    job->spec = *spec;
+    job->spec.origin.host = azoi_block_put(&at, spec->origin.host);
+    job->spec.method = azoi_block_put(&at, spec->method);
+    job->spec.target = azoi_block_put(&at, spec->target);
+    job->spec.headers = azoi_block_put(&at, spec->headers);
+    job->spec.log_headers = azoi_block_put(&at, spec->log_headers);
+    if (!spec->body_borrowed && spec->read_body == NULL) {
+        job->spec.body = azoi_block_put(&at, spec->body);
+    }
+}
+
+static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_request **out, azo_error *e) {
+    size_t size;
+    *out = NULL;
+    azo_request *job = azoi_job_block_size(spec, &size) ? (azo_request *)azoi_resize(&c->allocator, NULL, 0, size)
+                                                        : NULL;
+    if (job == NULL) {
+        return azoi_memory(e);
+    }
+    memset(job, 0, azoi_aligned(sizeof *job) + azoi_aligned(spec->data_size));
+    job->block_size = size;
+    job->client = c;
+    job->allocator = c->allocator;
+    job->node.advance = azoi_job_advance;
+    if (!azoi_timer_attach(&c->pump, &job->timer, &job->node)) {
+        azoi_free(&c->allocator, job, size);
+        return azoi_memory(e);
+    }
+    azoi_job_copy_spec(job, spec);
+    job->ops = spec->ops;
+    job->tag = spec->tag;
+    job->data = spec->data_size > 0 ? (char *)job + azoi_aligned(sizeof *job) : NULL;
+    job->policy = *spec->policy;
+    job->retries_left = spec->max_retries > 0 ? spec->max_retries : 0;
+    azoi_error_clear(&job->error);
+    azoi_buf_init(&job->head_text, &job->allocator, c->max_header, false);
+    azoi_buf_init(&job->body, &job->allocator, spec->max_body, spec->secret_body);
+    azoi_buf_init(&job->held, &job->allocator, SIZE_MAX / 2, false);
+    job->authorized = spec->ops->authorize == NULL;
+    azoi_pump_tick(&c->pump);
+    job->total_by = azoi_deadline(c->pump.now, spec->total_ms);
+    azoi_job_list(c, job);
+    azoi_job_arm(job);
+    azoi_job_wake(job);
+    *out = job;
+    return AZO_OK;
+}
+
+/* >>credentials
+ *
+ * Who signs requests. An identity is a key, a fixed token, a provider of the user's, or a chain of client secret and
+ * managed identity. Tokens live in slots, one per scope: a slot runs at most one fetch at a time, which belongs to
+ * nobody and serves all who wait, renews its token ahead of time, and answers from memory for a while after a
+ * failure. A fetch is a job of the machine of attempts, or a turn of the provider. */
+
+enum {
+    AZOI_HOLD_WAIT_MS = 2000,    /* after a failure that may pass by itself */
+    AZOI_HOLD_REFUSED_MS = 5000, /* after a refusal: Entra ID locks out who keeps asking (AADSTS50196) */
+    AZOI_HOLD_MAX_MS = 3600 * 1000,
+    AZOI_REFRESH_HOLD_MS = 30000, /* after a failed renewal, while the old token is good */
+    AZOI_FORCE_HOLD_MS = 30000,   /* between two fetches because of a 401 */
+    AZOI_EXPIRY_MARGIN_MS = 30000,
+    AZOI_ENTRA_MS = 30000,
+    AZOI_IMDS_MS = 100000, /* updates of the metadata service take up to 70 s */
+    AZOI_MAX_SETTING = 8192
+};
+
+/* ---- reading settings ---- */
+
+static bool azoi_identity_is_key(const azo_client *c) {
+    return c->identity.kind == AZOI_IDENTITY_KEY;
+}
+
+/* Goes into a header line as it is: ASCII from `least` on. */
+static bool azoi_fits_header(azo_str text, char least) {
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.ptr[i] < least || text.ptr[i] > 0x7e) {
+            return false;
+        }
+    }
+    return text.len > 0 && text.len <= AZO_MAX_TOKEN_BYTES;
+}
+
+static bool azoi_token_ok(azo_str token) {
+    return azoi_fits_header(token, 0x21); /* no spaces: it is one word of the header */
+}
+
+/* A secret may end in blanks on purpose, but a newline at its end came from a file or a shell. */
+static azo_str azoi_chomp(azo_str text) {
+    if (azoi_ends(text, "\n")) {
+        text.len--;
+    }
+    if (azoi_ends(text, "\r")) {
+        text.len--;
+    }
+    return text;
+}
+
+static azo_str azoi_secret_env(const char *name) {
+    azo_str value = azoi_env(name);
+#ifndef AZO_NO_ENV
+    value = value.ptr != NULL ? azoi_chomp(azo_s(getenv(name))) : value;
+#endif
+    return value;
+}
+
+/* The desc's value, else the environment's. Blank in the desc is a mistake, blank in the environment is unset. */
+static azo_result azoi_identity_set(azoi_buf *out, const char *given, const char *field, azo_str env, azo_error *e) {
+    if (given != NULL && azoi_trim(azo_s(given)).len == 0) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.%s is empty. Give it a value, or leave it NULL to take "
+                         "it from the environment.", field);
+    }
+    (void)azoi_buf_set(out, given == NULL ? env : out->secret ? azoi_chomp(azo_s(given)) : azoi_trim(azo_s(given)));
+    return azoi_buf_failed(out, e, field);
+}
+
+/* ---- opening: key and token ---- */
+
+static azo_result azoi_identity_fixed(azo_client *c, azoi_identity_kind kind, azo_str value, const char *origin,
+                                      azo_error *e) {
+    azoi_identity *id = &c->identity;
+    bool is_key = kind == AZOI_IDENTITY_KEY;
+    if (!azoi_fits_header(value, is_key ? 0x20 : 0x21)) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "%s is empty, too long (%zu bytes), or holds a byte that cannot stand in "
+                         "a header. Copy the %s again.", origin, value.len, is_key ? "key" : "token");
+    }
+    id->kind = kind;
+    (void)azoi_buf_set(&id->secret, value);
+    azoi_log(&c->net, AZO_LOG_INFO, "* identity: %s from %s", is_key ? "API key" : "fixed token", origin);
+    return azoi_buf_failed(&id->secret, e, origin);
+}
+
+/* ---- opening: client secret ---- */
+
+static bool azoi_tenant_ok(azo_str tenant) {
+    static const char *const shared[] = {"common", "organizations", "consumers", "adfs"};
+    for (size_t i = 0; i < sizeof shared / sizeof shared[0]; i++) {
+        if (azoi_equal_ci(tenant, shared[i])) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < tenant.len; i++) {
+        char ch = tenant.ptr[i];
+        bool plain = azoi_is_alpha(ch) || azoi_is_digit(ch);
+        if (!plain && (i == 0 || (ch != '-' && ch != '.'))) {
+            return false;
+        }
+    }
+    return tenant.len > 0;
+}
+
+/* Makes a setting a URL of scheme, host, port and path without a slash at its end. */
+static azo_result azoi_base_url(azoi_buf *b, const char *scheme, const char *what, azo_error *e) {
+    azo_str text = azoi_buf_view(b);
+    azoi_url url;
+    char given[160];
+    azoi_buf full;
+    azoi_buf_init(&full, b->allocator, AZOI_MAX_SETTING, false);
+    azoi_buf_puts(&full, azoi_contains_ci(text, "://") ? "" : scheme);
+    while (azoi_ends(text, "/")) {
+        text.len--;
+    }
+    azoi_buf_str(&full, text);
+    azoi_clean(given, sizeof given, text);
+    azo_result r = azoi_buf_failed(&full, e, what);
+    if (r == AZO_OK && azoi_url_split(azoi_buf_view(&full), &url, NULL) != AZO_OK) {
+        r = azoi_fail(e, AZO_ERR_ARGUMENT, "%s is not a URL: \"%s\". Write it like %slogin.example.", what, given,
+                      scheme);
+    } else if (r == AZO_OK && (url.userinfo.len > 0 || url.query.len > 0)) {
+        r = azoi_fail(e, AZO_ERR_ARGUMENT, "%s holds a user or a query (%zu bytes). Give scheme, host, port and path "
+                      "only.", what, text.len);
+    } else if (r == AZO_OK && !url.secure && !azoi_is_loopback(url.host) && azoi_equal(azo_s(scheme), "https://")) {
+        r = azoi_fail(e, AZO_ERR_ARGUMENT, "%s uses plain http on port %u, which would show the client secret to the "
+                      "network. Use https.", what, (unsigned)url.port);
+    }
+    if (r == AZO_OK) {
+        azoi_buf_free(b);
+        *b = full;
+    } else {
+        azoi_buf_free(&full);
+    }
+    return r;
+}
+
+/* "AZURE_CLIENT_SECRET not set; AZURE_CLIENT_ID, AZURE_TENANT_ID set" */
+static void azoi_missing_text(azoi_identity *id) {
+    const char *const names[] = {"AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID"};
+    const bool set[] = {id->client_id.len > 0, id->client_secret.len > 0, id->tenant_id.len > 0};
+    azoi_buf *b = &id->missing;
+    for (int pass = 0; pass < 2; pass++) {
+        const char *glue = pass == 0 ? "" : "; ";
+        for (int i = 0; i < 3; i++) {
+            if (set[i] == (pass == 1)) {
+                azoi_buf_puts(b, glue);
+                azoi_buf_puts(b, names[i]);
+                glue = ", ";
+            }
+        }
+        azoi_buf_puts(b, glue[0] != ',' ? "" : pass == 0 ? " not set" : " set");
+    }
+    if (azoi_env("AZURE_CLIENT_CERTIFICATE_PATH").len > 0 && !set[1]) {
+        azoi_buf_puts(b, "; AZURE_CLIENT_CERTIFICATE_PATH set, but certificates are not supported");
+    }
+}
+
+static azo_result azoi_secret_open(azoi_identity *id, const azo_credential_desc *desc, azo_error *e) {
+    const struct {
+        azoi_buf *out;
+        const char *given;
+        const char *field;
+        azo_str env;
+    } all[] = {{&id->tenant_id, desc->tenant_id, "credential.tenant_id", azoi_env("AZURE_TENANT_ID")},
+               {&id->client_id, desc->client_id, "credential.client_id", azoi_env("AZURE_CLIENT_ID")},
+               {&id->client_secret, desc->client_secret, "credential.client_secret",
+                azoi_secret_env("AZURE_CLIENT_SECRET")},
+               {&id->authority, desc->authority_host, "credential.authority_host", azoi_env("AZURE_AUTHORITY_HOST")}};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        azo_result r = azoi_identity_set(all[i].out, all[i].given, all[i].field, all[i].env, e);
+        if (r != AZO_OK) {
+            return r;
+        }
+    }
+    bool complete = id->tenant_id.len > 0 && id->client_id.len > 0 && id->client_secret.len > 0;
+    if (!complete) {
+        azoi_missing_text(id);
+        return azoi_buf_failed(&id->missing, e, "The list of variables");
+    }
+    if (!azoi_tenant_ok(azoi_buf_view(&id->tenant_id))) {
+        char given[100];
+        azoi_clean(given, sizeof given, azoi_buf_view(&id->tenant_id));
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "\"%s\" (%zu bytes) is not a tenant that a client secret can sign in to. "
+                         "Set AZURE_TENANT_ID (tenant_id) to the tenant's GUID, without braces, or to its domain name.",
+                         given, id->tenant_id.len);
+    }
+    return id->authority.len > 0 /* else chosen by the scope's cloud */
+               ? azoi_base_url(&id->authority, "https://", "AZURE_AUTHORITY_HOST (authority_host)", e) : AZO_OK;
+}
+
+/* ---- opening: managed identity ---- */
+
+static azo_result azoi_selector_open(azoi_identity *id, const azo_credential_desc *desc, bool chained, azo_error *e) {
+    const char *const values[] = {desc->managed_client_id, desc->managed_object_id, desc->managed_resource_id};
+    static const char *const names[] = {"client_id", "object_id", "msi_res_id"};
+    int given = 0;
+    azo_str value = azoi_view(NULL, 0);
+    for (int i = 0; i < 3; i++) {
+        if (values[i] != NULL) {
+            given++;
+            id->selector = names[i];
+            value = azoi_trim(azo_s(values[i]));
+        }
+    }
+    if (given > 1) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_credential_desc names the managed identity in %d ways. Set only one "
+                         "of managed_client_id, managed_object_id and managed_resource_id.", given);
+    }
+    if (given == 0 && chained) {
+        value = azoi_env("AZURE_CLIENT_ID");
+        id->selector = names[0];
+        id->selected_by_env = value.len > 0;
+    }
+    if (value.len == 0) {
+        id->selector = NULL; /* the system-assigned one */
+        return AZO_OK;
+    }
+    (void)azoi_buf_set(&id->selected, value);
+    return azoi_buf_failed(&id->selected, e, "The name of the managed identity");
+}
+
+static azo_result azoi_imds_open(azoi_identity *id, const azo_credential_desc *desc, bool chained, azo_error *e) {
+    static const char what[] = "AZURE_POD_IDENTITY_AUTHORITY_HOST";
+    static const char *const foreign[] = {"IDENTITY_ENDPOINT", "MSI_ENDPOINT", "AZURE_FEDERATED_TOKEN_FILE"};
+    azo_str host = azoi_env(what);
+    azo_result r = azoi_selector_open(id, desc, chained, e);
+    /* Sources that we do not speak. Where one is announced, the metadata service is not there, or somebody else's. */
+    for (size_t i = 0; i < (chained ? 3u : 2u); i++) {
+        if (id->foreign.len == 0 && azoi_env(foreign[i]).len > 0) {
+            azoi_buf_puts(&id->foreign, foreign[i]);
+        }
+    }
+    r = r == AZO_OK ? azoi_buf_failed(&id->foreign, e, "The name of a variable") : r;
+    (void)azoi_buf_set(&id->imds, host.len > 0 ? host : azo_s("http://169.254.169.254"));
+    r = r == AZO_OK ? azoi_buf_failed(&id->imds, e, what) : r;
+    return r == AZO_OK ? azoi_base_url(&id->imds, "http://", what, e) : r;
+}
+
+/* ---- opening: which one ---- */
+
+/* AZURE_TOKEN_CREDENTIALS, as the Azure SDKs read it. */
+static azo_result azoi_chain_limit(azoi_identity *id, const char **why, azo_error *e) {
+    static const char *const others[] = {"dev", "WorkloadIdentityCredential", "AzureCliCredential",
+                                         "AzureDeveloperCliCredential", "AzurePowerShellCredential",
+                                         "VisualStudioCredential", "VisualStudioCodeCredential",
+                                         "InteractiveBrowserCredential", "BrokerCredential"};
+    azo_str name = azoi_env("AZURE_TOKEN_CREDENTIALS");
+    char given[100];
+    bool only_secret = azoi_equal_ci(name, "EnvironmentCredential");
+    bool only_imds = azoi_equal_ci(name, "ManagedIdentityCredential");
+    if (only_secret || only_imds) {
+        id->members[only_secret ? AZOI_MEMBER_IMDS : AZOI_MEMBER_SECRET] = false;
+        *why = "AZURE_TOKEN_CREDENTIALS";
+    }
+    if (only_secret || only_imds || name.len == 0 || azoi_equal_ci(name, "prod")) {
+        return AZO_OK;
+    }
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        if (azoi_equal_ci(name, others[i])) {
+            return azoi_fail(e, AZO_ERR_UNSUPPORTED, "AZURE_TOKEN_CREDENTIALS asks for %s, which this library does not "
+                             "speak. Get the token in azo_client_desc.token_provider, or set the variable to prod, "
+                             "EnvironmentCredential or ManagedIdentityCredential.", others[i]);
+        }
+    }
+    azoi_clean(given, sizeof given, name);
+    return azoi_fail(e, AZO_ERR_ARGUMENT, "AZURE_TOKEN_CREDENTIALS is \"%s\", which names no credential. Set it to prod, "
+                     "EnvironmentCredential or ManagedIdentityCredential, or unset it.", given);
+}
+
+static azo_result azoi_chain_open(azo_client *c, const azo_credential_desc *desc, const char *why, azo_error *e) {
+    azoi_identity *id = &c->identity;
+    azo_result r = AZO_OK;
+    bool chained = desc->kind == AZO_CRED_AUTO || desc->kind == AZO_CRED_CHAIN;
+    id->kind = AZOI_IDENTITY_CHAIN;
+    id->members[AZOI_MEMBER_SECRET] = desc->kind != AZO_CRED_IMDS;
+    id->members[AZOI_MEMBER_IMDS] = desc->kind != AZO_CRED_SECRET;
+    if (chained) {
+        r = azoi_chain_limit(id, &why, e);
+    }
+    if (r == AZO_OK && id->members[AZOI_MEMBER_SECRET]) {
+        r = azoi_secret_open(id, desc, e);
+    }
+    if (r == AZO_OK && id->members[AZOI_MEMBER_IMDS]) {
+        r = azoi_imds_open(id, desc, chained, e);
+    }
+    if (r != AZO_OK) {
+        return r;
+    }
+    if (id->members[AZOI_MEMBER_SECRET]) {
+        azoi_log(&c->net, AZO_LOG_INFO, "* identity: client secret (%s)%s%s", why,
+                 id->missing.len > 0 ? ", not usable: " : "", id->missing.len > 0 ? id->missing.data : "");
+    }
+    if (id->members[AZOI_MEMBER_IMDS]) {
+        azoi_log(&c->net, AZO_LOG_INFO, "* identity: %smanaged identity (%s), %s%s",
+                 id->members[AZOI_MEMBER_SECRET] ? "else " : "", why,
+                 id->selector == NULL ? "system-assigned" : id->selector,
+                 id->selected_by_env ? " from AZURE_CLIENT_ID" : "");
+    }
+    return AZO_OK;
+}
+
+static bool azoi_credential_given(const azo_credential_desc *d) {
+    return d->kind != AZO_CRED_AUTO || d->tenant_id != NULL || d->client_id != NULL || d->client_secret != NULL ||
+           d->managed_client_id != NULL || d->managed_object_id != NULL || d->managed_resource_id != NULL;
+}
+
+enum { AZOI_IDENTITY_BUFS = 9 };
+
+static void azoi_identity_bufs(azoi_identity *id, azoi_buf *out[AZOI_IDENTITY_BUFS]) {
+    azoi_buf *const all[AZOI_IDENTITY_BUFS] = {&id->secret, &id->client_secret, &id->tenant_id, &id->client_id,
+                                               &id->authority, &id->imds, &id->selected, &id->missing, &id->foreign};
+    memcpy(out, all, sizeof all);
+}
+
+static void azoi_identity_init(azo_client *c) {
+    azoi_buf *all[AZOI_IDENTITY_BUFS];
+    azoi_identity_bufs(&c->identity, all);
+    c->identity.winner = -1;
+    for (int i = 0; i < AZOI_IDENTITY_BUFS; i++) {
+        azoi_buf_init(all[i], &c->allocator, i == 0 ? AZO_MAX_TOKEN_BYTES : (size_t)AZOI_MAX_SETTING, i < 2);
+    }
+}
+
+static azo_result azoi_identity_open(azo_client *c, const azo_client_desc *desc, azo_error *e) {
+    const azo_credential_desc *cred = &desc->credential;
+    int given = (desc->api_key != NULL) + (desc->token_provider != NULL) + azoi_credential_given(cred);
+    azoi_identity_init(c);
+    if (given > 1) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc gives %d identities. Set only one of api_key, "
+                         "token_provider and credential.", given);
+    }
+    if (cred->kind < AZO_CRED_AUTO || cred->kind > AZO_CRED_IMDS) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_credential_desc.kind is %d. Use one of AZO_CRED_AUTO, _CHAIN, _SECRET "
+                         "and _IMDS.", cred->kind);
+    }
+    if (desc->api_key != NULL) {
+        return azoi_identity_fixed(c, AZOI_IDENTITY_KEY, azoi_trim(azo_s(desc->api_key)), "azo_client_desc.api_key", e);
+    }
+    if (desc->token_provider != NULL) {
+        c->identity.kind = AZOI_IDENTITY_PROVIDER;
+        c->identity.provider = desc->token_provider;
+        c->identity.provider_data = desc->token_user_data;
+        azoi_log(&c->net, AZO_LOG_INFO, "* identity: azo_client_desc.token_provider");
+        return AZO_OK;
+    }
+    if (given > 0) {
+        return azoi_chain_open(c, cred, "azo_client_desc.credential", e);
+    }
+    azo_str token = azoi_env("AZURE_OPENAI_AD_TOKEN");
+    if (token.len > 0) {
+        return azoi_identity_fixed(c, AZOI_IDENTITY_STATIC, token, "AZURE_OPENAI_AD_TOKEN", e);
+    }
+    azo_str key = azoi_env("AZURE_OPENAI_API_KEY");
+    if (key.len > 0) {
+        return azoi_identity_fixed(c, AZOI_IDENTITY_KEY, key, "AZURE_OPENAI_API_KEY", e);
+    }
+    return azoi_chain_open(c, cred, "no key or token is set", e);
+}
+
+/* ---- slots ---- */
+
+static const char *azoi_member_name(int member) {
+    return member == AZOI_MEMBER_SECRET ? "environment" : "managed identity";
+}
+
+static azo_str azoi_slot_source(const azoi_slot *slot) {
+    switch (slot->client->identity.kind) {
+    case AZOI_IDENTITY_STATIC:
+        return azo_s("static");
+    case AZOI_IDENTITY_PROVIDER:
+        return azo_s("provider");
+    case AZOI_IDENTITY_KEY:
+    case AZOI_IDENTITY_CHAIN:
+        break;
+    }
+    return azo_s(azoi_member_name(slot->source_member));
+}
+
+/* Seconds that the slot's token has left; 0: not known. */
+static int64_t azoi_slot_expires_in(const azoi_slot *slot) {
+    int64_t now = slot->client->pump.now;
+    if (slot->expires_at == AZOI_NEVER || slot->expires_at <= now) {
+        return 0;
+    }
+    return (slot->expires_at - now) / 1000;
+}
+
+static bool azoi_slot_is_fetching(const azoi_slot *slot) {
+    return slot->fetch != NULL || slot->provider_asked || slot->walking;
+}
+
+/* What the passing of time does. */
+static void azoi_slot_tick(azoi_slot *slot) {
+    int64_t now = slot->client->pump.now;
+    bool serves = slot->state == AZOI_SLOT_FRESH || slot->state == AZOI_SLOT_AGING;
+    if (serves && !slot->once && now >= slot->expires_at - AZOI_EXPIRY_MARGIN_MS) {
+        slot->state = azoi_slot_is_fetching(slot) ? AZOI_SLOT_FETCHING : AZOI_SLOT_EMPTY;
+    } else if (slot->state == AZOI_SLOT_FRESH && !slot->once && now >= slot->refresh_at) {
+        slot->state = AZOI_SLOT_AGING;
+    } else if (slot->state == AZOI_SLOT_HELD && now >= slot->hold_until) {
+        slot->state = AZOI_SLOT_EMPTY;
+    }
+}
+
+/* Whether the slot's token will do for this job. */
+static bool azoi_slot_serves(const azoi_slot *slot, const azo_request *job) {
+    bool has_token = slot->state == AZOI_SLOT_FRESH || slot->state == AZOI_SLOT_AGING;
+    return has_token && slot->token_fetch >= job->fetch_wanted && (!slot->once || job->fetch_wanted != 0);
+}
+
+/* When to renew, in seconds after the request for the token. */
+static int64_t azoi_refresh_after(int64_t lifetime_s, int64_t refresh_in_s) {
+    if (refresh_in_s > 0 && refresh_in_s < lifetime_s) {
+        return refresh_in_s;
+    }
+    return lifetime_s >= 7200 || lifetime_s < 600 ? lifetime_s / 2 : lifetime_s - 300;
+}
+
+/* A new token, which is taken out of `token`; lifetime -1: not known. Everyone who waits is woken, in order. */
+static void azoi_slot_accept(azoi_slot *slot, azoi_buf *token, int64_t lifetime_s, int64_t refresh_in_s) {
+    azo_client *c = slot->client;
+    if (slot->generation == 0 || !azoi_same(azoi_buf_view(&slot->token), azoi_buf_view(token))) {
+        azoi_buf old = slot->token;
+        slot->token = *token;
+        *token = old;
+        slot->generation++;
+    }
+    bool known = lifetime_s >= 0;
+    slot->expires_at = known ? slot->fetch_sent_at + lifetime_s * 1000 : AZOI_NEVER;
+    slot->refresh_at = known ? slot->fetch_sent_at + azoi_refresh_after(lifetime_s, refresh_in_s) * 1000 : AZOI_NEVER;
+    slot->once = !known || c->pump.now >= slot->expires_at - AZOI_EXPIRY_MARGIN_MS;
+    slot->state = AZOI_SLOT_FRESH;
+    slot->token_fetch = slot->fetches;
+    slot->source_member = slot->member;
+    slot->hold_until = 0;
+    azoi_log(&c->net, AZO_LOG_INFO, "* token for %s from %s, good for %ld s", slot->scope.data,
+             azoi_slot_source(slot).ptr, known ? (long)lifetime_s : -1L);
+    while (slot->first_waiting != NULL) {
+        azo_request *job = slot->first_waiting;
+        azoi_wait_leave(job);
+        azoi_job_wake(job);
+    }
+}
+
+static int32_t azoi_slot_hold_ms(const azo_error *e, bool renewal) {
+    if (e->retry_after_ms >= 0) {
+        return e->retry_after_ms < AZOI_HOLD_MAX_MS ? e->retry_after_ms : (int32_t)AZOI_HOLD_MAX_MS;
+    }
+    if (renewal) {
+        return AZOI_REFRESH_HOLD_MS;
+    }
+    bool may_pass = e->who == AZO_WHO_WAIT || e->who == AZO_WHO_MACHINE || e->code == AZO_ERR_NO_CREDENTIAL ||
+                    e->code == AZO_ERR_PROVIDER;
+    return may_pass ? AZOI_HOLD_WAIT_MS : AZOI_HOLD_REFUSED_MS;
+}
+
+/* The fetch failed (slot->error): everyone who waits is told. A good token is kept. */
+static azo_result azoi_slot_fail(azoi_slot *slot) {
+    azo_client *c = slot->client;
+    azo_result code = slot->error.code;
+    slot->error.stage = AZO_STAGE_TOKEN;
+    azoi_slot_tick(slot);
+    bool renewal = slot->state == AZOI_SLOT_FRESH || slot->state == AZOI_SLOT_AGING;
+    slot->hold_until = c->pump.now + azoi_slot_hold_ms(&slot->error, renewal);
+    if (code == AZO_ERR_MEMORY || code == AZO_ERR_CANCELLED || !slot->asked) {
+        slot->hold_until = 0; /* says nothing about the next try, or costs nothing */
+    }
+    if (!renewal) {
+        slot->state = slot->hold_until > 0 ? AZOI_SLOT_HELD : AZOI_SLOT_EMPTY;
+    }
+    azoi_log(&c->net, AZO_LOG_WARN, "* no token for %s%s: %s", slot->scope.data,
+             renewal ? ", keeping the one there is" : "", slot->error.message);
+    while (slot->first_waiting != NULL) {
+        azo_request *job = slot->first_waiting;
+        azoi_wait_leave(job);
+        job->error = slot->error;
+        azoi_job_finish(job, code);
+    }
+    return code;
+}
+
+/* ---- fetching: what the answers say ---- */
+
+static bool azoi_retry_entra(int status) {
+    return status == 408 || status == 429 || status >= 500;
+}
+
+static bool azoi_retry_imds(int status) {
+    return status == 404 || status == 408 || status == 410 || status == 429 || status >= 500;
+}
+
+static const azoi_policy azoi_policy_entra = {800, 8000, 0, true, azoi_retry_entra};
+static const azoi_policy azoi_policy_imds = {1000, 8000, 20000, true, azoi_retry_imds};
+static const azoi_policy azoi_policy_imds_probe = {1000, 8000, 20000, false, azoi_retry_imds};
+
+/* The same error under another code, with other words. `to` and `from` are not the same. */
+static void azoi_error_wrap(azo_error *to, const azo_error *from, azo_result code, const char *prefix,
+                            const char *message) {
+    *to = *from;
+    to->code = AZO_OK;
+    (void)azoi_fail(to, code, "%s%s", prefix, message);
+    to->who = from->who;
+}
+
+/* A string member, cleaned into `out`; empty if it is none. */
+static void azoi_json_copy(azo_client *c, const azoi_json *json, const char *name, char *out, size_t cap) {
+    azoi_buf text;
+    azoi_buf_init(&text, &c->allocator, AZOI_REFUSAL_BYTES, false);
+    if (azoi_json_text(json, azoi_json_get(json, 0, name), &text) && text.failed == AZO_OK) {
+        azoi_clean(out, cap, azoi_buf_view(&text));
+    }
+    azoi_buf_free(&text);
+}
+
+/* The OAuth error members of a refusal go into job->error; false: the body is no JSON object. */
+static bool azoi_oauth_error(azo_request *job) {
+    azo_client *c = job->client;
+    azo_error *e = &job->error;
+    azoi_json json;
+    int64_t number = 0;
+    azo_str id = azoi_header(job->head.headers, "x-ms-request-id");
+    azoi_clean(e->request_id, sizeof e->request_id, id);
+    if (azoi_json_parse(&c->tokens, azoi_buf_view(&job->body), &json, NULL) != AZO_OK ||
+        azoi_json_kind_of(&json, 0) != AZOI_JSON_OBJECT) {
+        return false;
+    }
+    azoi_json_copy(c, &json, "error", e->service_code, sizeof e->service_code);
+    azoi_json_copy(c, &json, "error_description", e->detail, sizeof e->detail);
+    if (e->request_id[0] == '\0') {
+        azoi_json_copy(c, &json, "trace_id", e->request_id, sizeof e->request_id);
+    }
+    int codes = azoi_json_get(&json, 0, "error_codes");
+    if (azoi_json_kind_of(&json, codes) == AZOI_JSON_ARRAY) {
+        (void)azoi_json_int(&json, azoi_json_first(&json, codes), &number);
+    }
+    if (number <= 0) {
+        const char *at = strstr(e->detail, "AADSTS");
+        for (at = at != NULL ? at + 6 : ""; azoi_is_digit(*at) && number < INT_MAX / 10 - 1; at++) {
+            number = number * 10 + (*at - '0');
+        }
+    }
+    e->aadsts = number > 0 && number <= INT_MAX ? (int)number : 0;
+    if (azoi_json_get(&json, 0, "claims") >= 0) {
+        size_t used = strlen(e->detail);
+        char claims[256];
+        claims[0] = '\0';
+        azoi_json_copy(c, &json, "claims", claims, sizeof claims);
+        (void)snprintf(e->detail + used, sizeof e->detail - used, "%sclaims: ", used > 0 ? " " : "");
+        used = strlen(e->detail);
+        azoi_clean(e->detail + used, sizeof e->detail - used, azo_s(claims));
+    }
+    return true;
+}
+
+typedef struct azoi_aadsts {
+    int number;
+    azo_who who;
+    const char *what;
+    const char *to_do;
+} azoi_aadsts;
+
+/* What people do to get these numbers, from the sheet's table and the threads behind it. */
+static const azoi_aadsts *azoi_aadsts_find(int number) {
+    static const char secret[] = "Put the secret's value, not its ID, in AZURE_CLIENT_SECRET, as it is: not percent-"
+                                 "encoded, and with $, !, ` and quotes protected from the shell.";
+    static const char pair[] = "Check that AZURE_CLIENT_ID and AZURE_TENANT_ID belong together.";
+    static const char tenant[] = "Check AZURE_TENANT_ID, and AZURE_AUTHORITY_HOST if it is not the public cloud.";
+    static const char cloud[] = "Set AZURE_AUTHORITY_HOST to the login host of the tenant's cloud.";
+    static const char scope[] = "Check the scope: one resource, ending in /.default, like "
+                                "https://cognitiveservices.azure.com/.default.";
+    static const char policy[] = "Ask the administrator for an exception for this app; trying again does not help.";
+    static const char later[] = "Wait and try again.";
+    static const azoi_aadsts rows[] = {
+        {7000215, AZO_WHO_IDENTITY, "Entra ID rejected the client secret", secret},
+        {7000222, AZO_WHO_IDENTITY, "The client secret has expired", "Make a new one and put it in AZURE_CLIENT_SECRET."},
+        {7000216, AZO_WHO_IDENTITY, "Entra ID missed a credential in the request", secret},
+        {7000218, AZO_WHO_IDENTITY, "Entra ID missed the client secret in the request", secret},
+        {900144, AZO_WHO_IDENTITY, "Entra ID missed a field in the request",
+         "Check that no AZURE_x variable is blank, else report it."},
+        {700016, AZO_WHO_IDENTITY, "Entra ID does not know this client ID in this tenant", pair},
+        {700011, AZO_WHO_IDENTITY, "Entra ID does not know this client ID in this tenant", pair},
+        {7000112, AZO_WHO_IDENTITY, "The app of this client ID is disabled", "Ask the administrator to enable it."},
+        {700025, AZO_WHO_IDENTITY, "The app is registered as a public client, which has no secret",
+         "Use the client ID of a confidential app."},
+        {90002, AZO_WHO_IDENTITY, "Entra ID does not know this tenant", tenant},
+        {900023, AZO_WHO_IDENTITY, "The tenant is neither a GUID nor a domain name", tenant},
+        {9001023, AZO_WHO_IDENTITY, "This tenant is not meant for client secrets", tenant},
+        {90038, AZO_WHO_IDENTITY, "The tenant lives in another national cloud", cloud},
+        {900432, AZO_WHO_IDENTITY, "The tenant lives in another national cloud", cloud},
+        {50049, AZO_WHO_IDENTITY, "Entra ID does not know this authority host", cloud},
+        {70011, AZO_WHO_PROGRAM, "Entra ID does not accept the scope", scope},
+        {28002, AZO_WHO_PROGRAM, "Entra ID does not accept the scope", scope},
+        {700022, AZO_WHO_PROGRAM, "The scope names several resources", scope},
+        {500011, AZO_WHO_PROGRAM, "The resource of the scope is not known in this tenant", scope},
+        {50001, AZO_WHO_PROGRAM, "The resource of the scope is not known in this tenant", scope},
+        {53003, AZO_WHO_IDENTITY, "A Conditional Access policy blocks the sign-in", policy},
+        {530032, AZO_WHO_IDENTITY, "A security policy of the tenant blocks the sign-in", policy},
+        {50034, AZO_WHO_IDENTITY, "The account is not in this directory", pair},
+        {50196, AZO_WHO_WAIT, "Entra ID has seen too many equal requests",
+         "Share one client instead of opening one per call, and wait before the next try."},
+        {90033, AZO_WHO_WAIT, "Entra ID is not available for the moment", later},
+        {90006, AZO_WHO_WAIT, "Entra ID failed for the moment", later},
+        {90012, AZO_WHO_WAIT, "Entra ID took too long", later},
+        {90024, AZO_WHO_WAIT, "Entra ID is over its limit for this tenant", later},
+        {50033, AZO_WHO_WAIT, "Entra ID failed for the moment", later},
+        {90055, AZO_WHO_WAIT, "The tenant sends more requests than Entra ID allows", later},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (rows[i].number == number) {
+            return &rows[i];
+        }
+    }
+    return NULL;
+}
+
+static azo_result azoi_entra_refuse(azo_request *job) {
+    azo_error *e = &job->error;
+    int status = job->head.status;
+    bool is_json = azoi_oauth_error(job);
+    const azoi_aadsts *row = azoi_aadsts_find(e->aadsts);
+    bool passing = azoi_retry_entra(status) || azoi_equal(azo_s(e->service_code), "temporarily_unavailable");
+    if (row != NULL) {
+        (void)azoi_fail(e, AZO_ERR_TOKEN, "%s (AADSTS%d, HTTP %d). %s", row->what, e->aadsts, status, row->to_do);
+        e->who = row->who;
+    } else if (passing) {
+        (void)azoi_fail(e, AZO_ERR_TOKEN, "Entra ID is not able to give a token now (HTTP %d). Wait and try again.",
+                        status);
+        e->who = AZO_WHO_WAIT;
+    } else if (e->aadsts != 0) {
+        (void)azoi_fail(e, AZO_ERR_TOKEN, "Entra ID refused to give a token (AADSTS%d, HTTP %d, %s). Look the number up; "
+                        "its own words are in azo_error.detail.", e->aadsts, status, e->service_code);
+    } else if (is_json && e->service_code[0] != '\0') {
+        (void)azoi_fail(e, AZO_ERR_TOKEN, "Entra ID refused to give a token (%s, HTTP %d). Its own words are in "
+                        "azo_error.detail; check tenant, client ID and secret.", e->service_code, status);
+    } else {
+        (void)azoi_fail(e, AZO_ERR_TOKEN, "What answered at %s is not Entra ID (HTTP %d without an OAuth error). Check "
+                        "AZURE_AUTHORITY_HOST, and proxies in between.", job->spec.origin.host.ptr, status);
+        e->who = AZO_WHO_MACHINE;
+    }
+    return AZO_ERR_TOKEN;
+}
+
+/* 400: the metadata service is there and says no. Its words may change, so only one of them decides anything. */
+static void azoi_imds_refuse_400(azo_request *job, azoi_fetch *fetch) {
+    const azoi_identity *id = &job->client->identity;
+    azo_error *e = &job->error;
+    bool not_found = azoi_contains_ci(azo_s(e->detail), "identity not found");
+    if (not_found && id->selector == NULL) {
+        fetch->unavailable = true;
+        (void)azoi_fail(e, AZO_ERR_IMDS, "This machine has no system-assigned identity (HTTP 400). Enable one, or name "
+                        "a user-assigned one with AZURE_CLIENT_ID or managed_client_id.");
+    } else if (id->selector != NULL && (not_found || azoi_equal(azo_s(e->service_code), "invalid_request"))) {
+        char name[160];
+        azoi_clean(name, sizeof name, azoi_buf_view(&id->selected));
+        (void)azoi_fail(e, AZO_ERR_IMDS, "This machine has no managed identity with %s %s%s (HTTP 400). %s.", id->selector,
+                        name, id->selected_by_env ? ", which came from AZURE_CLIENT_ID" : "",
+                        id->selected_by_env ? "Assign it, unset the variable, or set managed_client_id to \"\" for the "
+                                              "system-assigned one" : "Assign it to the machine, or correct the name");
+    } else if (azoi_equal(azo_s(e->service_code), "invalid_resource")) {
+        (void)azoi_fail(e, AZO_ERR_IMDS, "The managed identity endpoint does not know the resource of %s (HTTP 400, %s). "
+                        "Check the scope.", fetch->slot->scope.data, e->service_code);
+        e->who = AZO_WHO_PROGRAM;
+    } else {
+        (void)azoi_fail(e, AZO_ERR_IMDS, "The managed identity endpoint refused the request (HTTP 400, %s). If the machine "
+                        "has several identities, name one with AZURE_CLIENT_ID or managed_client_id.", e->service_code);
+    }
+}
+
+static azo_result azoi_imds_refuse(azo_request *job) {
+    azoi_fetch *fetch = (azoi_fetch *)job->data;
+    azo_error *e = &job->error;
+    int status = job->head.status;
+    bool is_json = azoi_oauth_error(job);
+    job->final = false; /* it answers, so the schedule of its retries applies from the first contact on */
+    if (status == 400) {
+        azoi_imds_refuse_400(job, fetch);
+    } else if ((status == 401 || status == 403) && !is_json) {
+        /* Docker Desktop's 403 says so in the reason phrase, in the language of the host; other clouds' metadata
+         * services say 401. Only the shape tells. */
+        fetch->unavailable = true;
+        (void)azoi_fail(e, AZO_ERR_IMDS, "What answers at %s is not a managed identity endpoint (HTTP %d). Run on an Azure "
+                        "machine, or use another credential.", job->spec.origin.host.ptr, status);
+    } else if (azoi_retry_imds(status)) {
+        bool gateway = status == 502 || status == 504;
+        (void)azoi_fail(e, AZO_ERR_IMDS, "The managed identity endpoint is not able to give a token now (HTTP %d, %d "
+                        "attempts). %s", status, job->attempts, gateway
+                        ? "A proxy may stand in the way: let 169.254.169.254 pass by it." : "Wait and try again.");
+        e->who = gateway ? AZO_WHO_MACHINE : AZO_WHO_WAIT;
+    } else {
+        (void)azoi_fail(e, AZO_ERR_IMDS, "The managed identity endpoint refused to give a token (HTTP %d, %s). Its own "
+                        "words are in azo_error.detail.", status, e->service_code);
+    }
+    return AZO_ERR_IMDS;
+}
+
+static azo_result azoi_fetch_refuse(azo_request *job) {
+    const azoi_fetch *fetch = (const azoi_fetch *)job->data;
+    return fetch->member == AZOI_MEMBER_SECRET ? azoi_entra_refuse(job) : azoi_imds_refuse(job);
+}
+
+/* expires_in, else what expires_on says. With both, and the server's own clock to compare with, the smaller: a
+ * cached token's expires_in may count from its issue. -1: neither. */
+static int64_t azoi_fetch_lifetime(azo_request *job, const azoi_json *json) {
+    int64_t in = -1;
+    int64_t on = -1;
+    int64_t date = azoi_http_date(azoi_header(job->head.headers, "date"));
+    if (!azoi_json_int(json, azoi_json_get(json, 0, "expires_in"), &in) || in < 0) {
+        in = -1;
+    }
+    if (!azoi_json_int(json, azoi_json_get(json, 0, "expires_on"), &on) || on < 0) {
+        on = -1;
+    }
+    if (date <= 0 && in < 0) {
+        date = azoi_net_unix(&job->client->net);
+    }
+    if (on >= 0 && date > 0) {
+        int64_t left = on > date ? on - date : 0;
+        in = in < 0 || left < in ? left : in;
+    }
+    return in < INT32_MAX ? in : INT32_MAX;
+}
+
+static azo_result azoi_fetch_bad(azo_request *job, const char *what) {
+    const azoi_fetch *fetch = (const azoi_fetch *)job->data;
+    bool entra = fetch->member == AZOI_MEMBER_SECRET;
+    azo_result code = entra ? AZO_ERR_TOKEN : AZO_ERR_IMDS;
+    (void)azoi_fail(&job->error, code, "%s answered with %s (HTTP %d, %zu bytes). %s", job->spec.origin.host.ptr, what,
+                    job->head.status, job->body.len, entra
+                    ? "Check AZURE_AUTHORITY_HOST, and for login pages and proxies in between."
+                    : "Check that this is an Azure machine, and that no proxy stands in between.");
+    job->error.who = AZO_WHO_MACHINE;
+    return code;
+}
+
+static azo_result azoi_fetch_end(azo_request *job) {
+    azo_client *c = job->client;
+    azoi_fetch *fetch = (azoi_fetch *)job->data;
+    azoi_json json;
+    if (job->head.status != 200) {
+        return azoi_fetch_bad(job, "a success that is none");
+    }
+    azo_result r = azoi_json_parse(&c->tokens, azoi_buf_view(&job->body), &json, NULL);
+    if (r == AZO_ERR_MEMORY) {
+        return azoi_memory(&job->error);
+    }
+    if (r != AZO_OK || azoi_json_kind_of(&json, 0) != AZOI_JSON_OBJECT) {
+        fetch->unavailable = fetch->member == AZOI_MEMBER_IMDS; /* a captive portal, another cloud's service */
+        return azoi_fetch_bad(job, "something else than a JSON object");
+    }
+    int type = azoi_json_get(&json, 0, "token_type");
+    if (type >= 0 && !azoi_equal_ci(azoi_json_inner(&json, type), "Bearer")) {
+        return azoi_fetch_bad(job, "a token that is not a bearer token");
+    }
+    if (!azoi_json_text(&json, azoi_json_get(&json, 0, "access_token"), &fetch->token)) {
+        return azoi_fetch_bad(job, "JSON without an access_token");
+    }
+    r = azoi_buf_failed(&fetch->token, &job->error, "The token (AZO_MAX_TOKEN_BYTES)");
+    if (r != AZO_OK) {
+        return r;
+    }
+    if (!azoi_token_ok(azoi_buf_view(&fetch->token))) {
+        return azoi_fetch_bad(job, "a token that cannot stand in a header");
+    }
+    fetch->lifetime_s = azoi_fetch_lifetime(job, &json);
+    if (fetch->lifetime_s < 0) {
+        return azoi_fetch_bad(job, "a token without expires_in or expires_on");
+    }
+    (void)azoi_json_int(&json, azoi_json_get(&json, 0, "refresh_in"), &fetch->refresh_in_s);
+    return AZO_OK;
+}
+
+/* ---- fetching: failures without an answer ---- */
+
+/* The first sentence of a message. */
+static void azoi_first_sentence(char *out, size_t cap, const char *message) {
+    const char *end = strstr(message, ". ");
+    azoi_clean(out, cap, azoi_view(message, end != NULL ? (size_t)(end - message) : strlen(message)));
+}
+
+/* Explains in slot->error why a request had no answer, or none that could be read. */
+static void azoi_fetch_unanswered(azoi_slot *slot, const azo_request *job, azoi_fetch *fetch) {
+    const azo_error *from = &job->error;
+    bool entra = fetch->member == AZOI_MEMBER_SECRET;
+    azo_result code = from->code;
+    char message[400];
+    (void)snprintf(message, sizeof message, "%.399s", from->message);
+    switch (code) {
+    case AZO_ERR_TIMEOUT:
+        if (from->stage >= AZO_STAGE_SEND) {
+            (void)snprintf(message, sizeof message, "%.200s took the request and did not answer in time (%d attempts). "
+                           "Try again; if it stays so, look at proxies and firewalls in between.",
+                           job->spec.origin.host.ptr, job->attempts);
+        }
+        /* falls through */
+    case AZO_ERR_RESOLVE:
+    case AZO_ERR_CONNECT:
+    case AZO_ERR_CLOSED:
+    case AZO_ERR_HTTP:
+    case AZO_ERR_REDIRECT:
+        fetch->unavailable = !entra;
+        code = entra ? AZO_ERR_TOKEN : AZO_ERR_IMDS;
+        break;
+    default: /* TLS, proxy, limit, memory: these have a remedy of their own */
+        break;
+    }
+    azoi_error_wrap(&slot->error, from, code, entra ? "No token from Entra ID: " : "No managed identity: ", message);
+}
+
+/* One line of what a member of the chain said. */
+static void azoi_slot_line(azoi_slot *slot, int member, bool unavailable, const char *text) {
+    size_t used = strlen(slot->lines);
+    char short_text[200];
+    azoi_clean(short_text, sizeof short_text, azo_s(text));
+    (void)snprintf(slot->lines + used, sizeof slot->lines - used, "%s%s: %s (%s)", used > 0 ? "\n" : "",
+                   azoi_member_name(member), unavailable ? "unavailable" : "failed", short_text);
+}
+
+static void azoi_fetch_line(azoi_slot *slot, const azo_request *job, const azoi_fetch *fetch) {
+    char text[200];
+    char message[160];
+    azoi_first_sentence(message, sizeof message, slot->error.message);
+    if (job->head.status != 0 && slot->error.detail[0] != '\0') {
+        (void)snprintf(text, sizeof text, "HTTP %d %.40s: %.120s", job->head.status, slot->error.service_code,
+                       slot->error.detail);
+    } else {
+        (void)snprintf(text, sizeof text, "%s", message);
+    }
+    azoi_slot_line(slot, fetch->member, fetch->unavailable, text);
+}
+
+/* ---- fetching: the request ---- */
+
+/* By the cloud of the scope, so that a program for another cloud needs no second setting. */
+static azo_str azoi_authority(const azoi_slot *slot) {
+    const azoi_identity *id = &slot->client->identity;
+    azo_str scope = azoi_buf_view(&slot->scope);
+    if (id->authority.len > 0) {
+        return azoi_buf_view(&id->authority);
+    }
+    if (azoi_starts_ci(scope, "https://")) {
+        scope = azoi_skip(scope, 8);
+    }
+    scope.len = azoi_find(scope, '/');
+    if (azoi_ends_ci(scope, ".azure.us")) {
+        return azo_s("https://login.microsoftonline.us");
+    }
+    if (azoi_ends_ci(scope, ".azure.cn")) {
+        return azo_s("https://login.chinacloudapi.cn");
+    }
+    return azo_s("https://login.microsoftonline.com");
+}
+
+static void azoi_entra_write(const azoi_slot *slot, const azoi_url *url, azoi_buf *target, azoi_buf *body) {
+    const azoi_identity *id = &slot->client->identity;
+    azoi_buf_str(target, url->path);
+    azoi_buf_char(target, '/');
+    azoi_buf_str(target, azoi_buf_view(&id->tenant_id));
+    azoi_buf_puts(target, "/oauth2/v2.0/token");
+    azoi_buf_puts(body, "grant_type=client_credentials&client_id=");
+    azoi_percent(body, azoi_buf_view(&id->client_id), "");
+    azoi_buf_puts(body, "&client_secret=");
+    azoi_percent(body, azoi_buf_view(&id->client_secret), "");
+    azoi_buf_puts(body, "&scope=");
+    azoi_percent(body, azoi_buf_view(&slot->scope), "");
+    if (slot->claims.len > 0) {
+        azoi_buf_puts(body, "&claims=");
+        azoi_percent(body, azoi_buf_view(&slot->claims), "");
+    }
+}
+
+static void azoi_imds_write(const azoi_slot *slot, const azoi_url *url, azoi_buf *target) {
+    const azoi_identity *id = &slot->client->identity;
+    azo_str resource = azoi_buf_view(&slot->scope);
+    if (azoi_ends(resource, "/.default")) {
+        resource.len -= strlen("/.default");
+    }
+    azoi_buf_str(target, url->path);
+    azoi_buf_puts(target, "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=");
+    azoi_percent(target, resource, "");
+    if (id->selector != NULL) {
+        azoi_buf_char(target, '&');
+        azoi_buf_puts(target, id->selector);
+        azoi_buf_char(target, '=');
+        azoi_percent(target, azoi_buf_view(&id->selected), "");
+    }
+}
+
+/* Expiry counts from here: an answer may lie in the socket for minutes while nobody steps. */
+static void azoi_fetch_sign(azo_request *job, azoi_buf *head) {
+    azoi_fetch *fetch = (azoi_fetch *)job->data;
+    (void)head;
+    fetch->slot->fetch_sent_at = job->client->pump.now;
+}
+
+static void azoi_fetch_drop(azo_request *job) {
+    azoi_fetch *fetch = (azoi_fetch *)job->data;
+    azoi_buf_free(&fetch->token);
+    if (fetch->slot->fetch == job) {
+        fetch->slot->fetch = NULL;
+    }
+}
+
+/* How the two kinds of request differ. `probe`: nothing has ever answered at that address, and the chain may have
+ * been tried off Azure, where the address swallows packets. */
+static void azoi_fetch_limits(const azo_client *c, azoi_job_spec *spec, bool entra, bool probe) {
+    spec->policy = entra ? &azoi_policy_entra : probe ? &azoi_policy_imds_probe : &azoi_policy_imds;
+    spec->connect_ms = entra ? 10000 : probe ? 1000 : 2000;
+    if (entra && c->connect_ms > 0 && c->connect_ms < spec->connect_ms) {
+        spec->connect_ms = c->connect_ms;
+    }
+    spec->first_byte_ms = entra ? 15000 : probe ? 5000 : 20000;
+    spec->idle_ms = 5000;
+    spec->total_ms = entra ? AZOI_ENTRA_MS : AZOI_IMDS_MS;
+    spec->max_retries = entra ? 2 : 4;
+    spec->max_body = AZO_MAX_TOKEN_BYTES + 16384u;
+    spec->secret_body = true;
+}
+
+/* The member could not give a token, slot->error says why: ask the next one in the slot's turn, or end here. Once a
+ * member has given a token it stays the only one, since an identity must not change in mid-process. */
+static void azoi_fetch_failed(azoi_slot *slot, const azo_request *job, const azoi_fetch *fetch) {
+    const azoi_identity *id = &slot->client->identity;
+    bool is_chain = id->members[AZOI_MEMBER_SECRET] && id->members[AZOI_MEMBER_IMDS];
+    azoi_fetch_line(slot, job, fetch);
+    if (fetch->unavailable && is_chain && id->winner < 0) {
+        slot->member++;
+        slot->walking = true;
+        azoi_pump_queue(&slot->client->pump, &slot->node);
+        return;
+    }
+    if (strchr(slot->lines, '\n') != NULL) {
+        memcpy(slot->error.detail, slot->lines, sizeof slot->error.detail);
+    }
+    (void)azoi_slot_fail(slot);
+}
+
+/* Nobody stepped the client for so long that the fetch's time is up. That says nothing about the other side. */
+static void azoi_fetch_parked(azoi_slot *slot) {
+    if (slot->first_waiting != NULL) {
+        slot->member = slot->client->identity.winner > 0 ? slot->client->identity.winner : 0;
+        slot->lines[0] = '\0';
+        slot->walking = true;
+        azoi_pump_queue(&slot->client->pump, &slot->node);
+    } else if (slot->state == AZOI_SLOT_FETCHING) {
+        slot->state = AZOI_SLOT_EMPTY;
+    }
+}
+
+static void azoi_fetch_finish(azo_request *job) {
+    azoi_fetch *fetch = (azoi_fetch *)job->data;
+    azoi_slot *slot = fetch->slot;
+    azo_client *c = job->client;
+    slot->fetch = NULL;
+    if (job->result == AZO_OK) {
+        c->identity.winner = fetch->member;
+        azoi_slot_accept(slot, &fetch->token, fetch->lifetime_s, fetch->refresh_in_s);
+        return;
+    }
+    slot->error = job->error;
+    if (job->result == AZO_ERR_CANCELLED) {
+        (void)azoi_slot_fail(slot);
+        return;
+    }
+    if (job->result == AZO_ERR_TIMEOUT && c->pump.now - job->total_by > 1000) {
+        azoi_fetch_parked(slot);
+        return;
+    }
+    if (job->result != AZO_ERR_TOKEN && job->result != AZO_ERR_IMDS) {
+        azoi_fetch_unanswered(slot, job, fetch);
+    }
+    azoi_fetch_failed(slot, job, fetch);
+}
+
+static void azoi_fetch_restart(azo_request *job) {
+    azoi_fetch *fetch = (azoi_fetch *)job->data;
+    fetch->unavailable = false;
+    azoi_buf_clear(&fetch->token);
+}
+
+static const azoi_job_ops azoi_fetch_ops = {
+    AZOI_KIND_FETCH, NULL,           azoi_fetch_sign,   NULL,              azoi_fetch_restart, NULL,
+    azoi_fetch_end,  azoi_fetch_refuse, azoi_fetch_finish, azoi_fetch_drop};
+
+static azo_result azoi_fetch_begin(azoi_slot *slot) {
+    azo_client *c = slot->client;
+    bool entra = slot->member == AZOI_MEMBER_SECRET;
+    bool probe = !entra && c->identity.members[AZOI_MEMBER_SECRET] && c->identity.winner != AZOI_MEMBER_IMDS;
+    azoi_url url;
+    azoi_job_spec spec;
+    azoi_buf target;
+    azoi_buf body;
+    memset(&spec, 0, sizeof spec);
+    azoi_buf_init(&target, &c->allocator, 4 * AZOI_MAX_SETTING, false);
+    azoi_buf_init(&body, &c->allocator, SIZE_MAX / 2, true);
+    azo_result r = azoi_url_split(entra ? azoi_authority(slot) : azoi_buf_view(&c->identity.imds), &url, &slot->error);
+    if (r == AZO_OK && entra) {
+        azoi_entra_write(slot, &url, &target, &body);
+    } else if (r == AZO_OK) {
+        azoi_imds_write(slot, &url, &target);
+    }
+    r = r == AZO_OK ? azoi_buf_failed(&target, &slot->error, "The target of the token request") : r;
+    r = r == AZO_OK ? azoi_buf_failed(&body, &slot->error, "The body of the token request") : r;
+    if (r == AZO_OK) {
+        azoi_fetch_limits(c, &spec, entra, probe);
+        spec.ops = &azoi_fetch_ops;
+        spec.origin.host = url.host;
+        spec.origin.port = url.port;
+        spec.origin.secure = url.secure;
+        spec.origin.direct = !entra;
+        spec.method = azo_s(entra ? "POST" : "GET");
+        spec.target = azoi_buf_view(&target);
+        spec.headers = azo_s(entra ? "Accept: application/json\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+                                   : "Accept: application/json\r\nMetadata: true\r\n");
+        spec.log_headers = spec.headers;
+        spec.body = azoi_buf_view(&body);
+        spec.has_body = entra;
+        spec.data_size = sizeof(azoi_fetch);
+        r = azoi_job_new(c, &spec, &slot->fetch, &slot->error);
+    }
+    azoi_buf_free(&target);
+    azoi_buf_free(&body);
+    if (r == AZO_OK) {
+        azoi_fetch *fetch = (azoi_fetch *)slot->fetch->data;
+        fetch->slot = slot;
+        fetch->member = slot->member;
+        azoi_buf_init(&fetch->token, &c->allocator, AZO_MAX_TOKEN_BYTES, true);
+        slot->fetch->final = probe; /* no second try of what may not be there, until it answers */
+        slot->asked = true;
+    }
+    return r;
+}
+
+/* ---- the chain ---- */
+
+/* No member is left. */
+static azo_result azoi_chain_nothing(azoi_slot *slot) {
+    const azoi_identity *id = &slot->client->identity;
+    azo_error *e = &slot->error;
+    azoi_error_clear(e);
+    if (id->foreign.len > 0 && id->members[AZOI_MEMBER_IMDS]) {
+        (void)azoi_fail(e, AZO_ERR_NO_CREDENTIAL, "%s points to a source of tokens that this library does not speak%s. Get "
+                        "the token in azo_client_desc.token_provider, or unset the variable.", id->foreign.data,
+                        id->members[AZOI_MEMBER_SECRET] ? ", and no client secret is set" : "");
+    } else if (!id->members[AZOI_MEMBER_IMDS]) {
+        (void)azoi_fail(e, AZO_ERR_NO_CREDENTIAL, "There is no client secret to sign in with (%s). Set what is missing, or "
+                        "allow managed identity too.", id->missing.data);
+    } else {
+        (void)azoi_fail(e, AZO_ERR_NO_CREDENTIAL, "No credential works here: no client secret is set, and no managed "
+                        "identity is there. Set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or give this "
+                        "machine a managed identity; azo_error.detail says what each one answered.");
+    }
+    memcpy(e->detail, slot->lines, sizeof e->detail);
+    return azoi_slot_fail(slot);
+}
+
+/* Asks the first member that can be asked, from slot->member on. PENDING: it runs. */
+static azo_result azoi_slot_walk(azoi_slot *slot) {
+    const azoi_identity *id = &slot->client->identity;
+    slot->walking = false;
+    for (; slot->member < AZOI_MEMBER_COUNT; slot->member++) {
+        if (!id->members[slot->member]) {
+            continue;
+        }
+        if (slot->member == AZOI_MEMBER_SECRET && id->missing.len > 0) {
+            azoi_slot_line(slot, slot->member, true, id->missing.data);
+            continue;
+        }
+        if (slot->member == AZOI_MEMBER_IMDS && id->foreign.len > 0) {
+            char text[160];
+            (void)snprintf(text, sizeof text, "%s set: not supported, use token_provider", id->foreign.data);
+            azoi_slot_line(slot, slot->member, true, text);
+            continue;
+        }
+        azoi_error_clear(&slot->error);
+        return azoi_fetch_begin(slot) == AZO_OK ? AZO_PENDING : azoi_slot_fail(slot);
+    }
+    return azoi_chain_nothing(slot);
+}
+
+/* ---- the token provider ---- */
+
+static void azoi_provider_happened(azoi_source *source, unsigned events) {
+    azoi_slot *slot = AZOI_OF(source, azoi_slot, source);
+    (void)events;
+    if (slot->provider_asked && slot->provider_fd != -1) {
+        azoi_pump_queue(&slot->client->pump, &slot->node);
+    }
+}
+
+static size_t azoi_provider_describe(azoi_source *source, azo_watch *out, size_t cap, int32_t *timeout_ms) {
+    const azoi_slot *slot = AZOI_OF(source, azoi_slot, source);
+    (void)timeout_ms;
+    if (!slot->provider_asked || slot->provider_fd == -1) {
+        return 0;
+    }
+    if (cap > 0) {
+        out[0].fd = slot->provider_fd;
+        out[0].id = source->id;
+        out[0].events = slot->provider_events;
+    }
+    return 1;
+}
+
+/* Before the provider is called, since it may close its descriptor in there. */
+static void azoi_provider_quiet(azoi_slot *slot) {
+    azo_client *c = slot->client;
+    slot->provider_asked = false;
+    slot->provider_fd = -1;
+    slot->provider_events = 0;
+    azoi_source_hush(&c->pump, &slot->source);
+    azoi_timer_set(&c->pump, &slot->timer, AZOI_NEVER);
+}
+
+static azo_result azoi_provider_call(azoi_slot *slot, azo_token_answer *answer, bool abandon) {
+    azo_client *c = slot->client;
+    azo_token_ask ask;
+    bool outer = c->in_callback;
+    ask.scope = slot->scope.data;
+    ask.claims = slot->claims.len > 0 ? slot->claims.data : NULL;
+    ask.state = &slot->provider_state;
+    ask.abandon = abandon;
+    answer->wait_fd = -1;
+    answer->wait_ms = -1;
+    c->in_callback = true; /* refuses what must not be called from a hook */
+    azo_result r = c->identity.provider(&ask, answer, c->identity.provider_data);
+    c->in_callback = outer;
+    return r;
+}
+
+static void azoi_provider_abandon(azoi_slot *slot) {
+    azo_token_answer answer;
+    memset(&answer, 0, sizeof answer);
+    azoi_provider_quiet(slot);
+    (void)azoi_provider_call(slot, &answer, true);
+    slot->provider_state = NULL;
+    if (slot->state == AZOI_SLOT_FETCHING) {
+        slot->state = AZOI_SLOT_EMPTY;
+    }
+}
+
+static azo_result azoi_provider_wait(azoi_slot *slot, const azo_token_answer *answer) {
+    azo_client *c = slot->client;
+    bool has_fd = answer->wait_fd != -1 && answer->wait_events != 0;
+    if (!has_fd && answer->wait_ms < 0) {
+        azoi_provider_abandon(slot);
+        return azoi_fail(&slot->error, AZO_ERR_PROVIDER, "The token provider returned AZO_PENDING (1) without anything to "
+                         "wait for. Make it set wait_fd and wait_events, or wait_ms.");
+    }
+    slot->provider_asked = true;
+    if (has_fd) {
+        slot->provider_fd = answer->wait_fd;
+        slot->provider_events = answer->wait_events & (unsigned)(AZO_POLL_IN | AZO_POLL_OUT);
+    }
+    if (answer->wait_ms >= 0) {
+        azoi_timer_set(&c->pump, &slot->timer, azoi_deadline(c->pump.now, answer->wait_ms));
+    }
+    if (!azoi_source_sync(&c->pump, &slot->source)) {
+        azoi_provider_abandon(slot);
+        return azoi_fail(&slot->error, AZO_ERR_MEMORY, "The event loop could not watch the token provider's descriptor "
+                         "%ld. Look at what azo_loop.watch answered.", (long)answer->wait_fd);
+    }
+    return AZO_PENDING;
+}
+
+static azo_result azoi_provider_gave(azoi_slot *slot, const azo_token_answer *answer, const char *bytes) {
+    azo_client *c = slot->client;
+    size_t len = answer->token_len;
+    if (len == 0 || len > AZO_MAX_TOKEN_BYTES) {
+        return azoi_fail(&slot->error, AZO_ERR_PROVIDER, "The token provider succeeded with a token of %zu bytes. Make it "
+                         "set token_len to between 1 and token_cap (%zu).", len, (size_t)AZO_MAX_TOKEN_BYTES);
+    }
+    if (!azoi_token_ok(azoi_view(bytes, len))) {
+        return azoi_fail(&slot->error, AZO_ERR_PROVIDER, "The token provider's token (%zu bytes) holds a space, a line end "
+                         "or another byte that no token has. Make it give the token alone.", len);
+    }
+    if (answer->expires_in_s < 0) {
+        return azoi_fail(&slot->error, AZO_ERR_PROVIDER, "The token provider's token has expired (expires_in_s %lld). Make "
+                         "it fetch a new one.", (long long)answer->expires_in_s);
+    }
+    azoi_buf token;
+    azoi_buf_init(&token, &c->allocator, AZO_MAX_TOKEN_BYTES, true);
+    azoi_buf_add(&token, bytes, len);
+    azo_result r = azoi_buf_failed(&token, &slot->error, "The token");
+    if (r == AZO_OK) {
+        int64_t lifetime_s = answer->expires_in_s < INT32_MAX ? answer->expires_in_s : INT32_MAX;
+        azoi_slot_accept(slot, &token, lifetime_s > 0 ? lifetime_s : -1, 0);
+    }
+    azoi_buf_free(&token);
+    return r;
+}
+
+static azo_result azoi_provider_refused(azoi_slot *slot, azo_result code, const char *words) {
+    char text[300];
+    azoi_clean(text, sizeof text, azoi_trim(azo_s(words != NULL ? words : "it gave no reason")));
+    size_t len = strlen(text);
+    while (len > 0 && (text[len - 1] == '.' || text[len - 1] == ' ')) {
+        text[--len] = '\0';
+    }
+    return azoi_fail(&slot->error, AZO_ERR_PROVIDER, "The token provider failed (%d): %s. Look there, at what "
+                     "token_provider points to.", (int)code, text);
+}
+
+/* Asks it, for the first time or again. */
+static azo_result azoi_provider_ask(azoi_slot *slot) {
+    const azo_allocator *a = &slot->client->allocator;
+    azo_token_answer answer;
+    bool again = slot->provider_asked;
+    char *bytes = (char *)azoi_alloc(a, AZO_MAX_TOKEN_BYTES);
+    azo_result r;
+    azoi_error_clear(&slot->error);
+    slot->asked = true;
+    if (bytes == NULL) {
+        if (again) {
+            azoi_provider_abandon(slot);
+        }
+        (void)azoi_memory(&slot->error);
+        return azoi_slot_fail(slot);
+    }
+    memset(&answer, 0, sizeof answer);
+    answer.token = bytes;
+    answer.token_cap = AZO_MAX_TOKEN_BYTES;
+    azoi_provider_quiet(slot);
+    r = azoi_provider_call(slot, &answer, false);
+    if (r == AZO_PENDING) {
+        r = azoi_provider_wait(slot, &answer);
+    } else {
+        slot->provider_state = NULL; /* this ask is over */
+        r = r == AZO_OK ? azoi_provider_gave(slot, &answer, bytes) : azoi_provider_refused(slot, r, answer.error_text);
+    }
+    azoi_wipe(bytes, AZO_MAX_TOKEN_BYTES);
+    azoi_free(a, bytes, AZO_MAX_TOKEN_BYTES);
+    return r < 0 ? azoi_slot_fail(slot) : r;
+}
+
+/* ---- the turn of a slot ---- */
+
+static void azoi_slot_advance(azoi_node *node) {
+    azoi_slot *slot = AZOI_OF(node, azoi_slot, node);
+    if (slot->walking) {
+        (void)azoi_slot_walk(slot);
+    } else if (slot->provider_asked && slot->state == AZOI_SLOT_FETCHING && slot->first_waiting == NULL) {
+        azoi_provider_abandon(slot);
+    } else if (slot->provider_asked) {
+        (void)azoi_provider_ask(slot);
+    }
+}
+
+/* Begins a fetch. PENDING: it runs. OK: it is done. A failure is in slot->error. */
+static azo_result azoi_slot_fetch(azoi_slot *slot) {
+    const azoi_identity *id = &slot->client->identity;
+    azoi_buf old = slot->claims;
+    slot->claims = slot->wanted;
+    slot->wanted = old;
+    azoi_buf_clear(&slot->wanted);
+    slot->fetches++;
+    slot->asked = false;
+    slot->lines[0] = '\0';
+    slot->member = id->winner > 0 ? id->winner : 0;
+    if (slot->once || (slot->state != AZOI_SLOT_FRESH && slot->state != AZOI_SLOT_AGING)) {
+        slot->state = AZOI_SLOT_FETCHING;
+    }
+    if (id->kind == AZOI_IDENTITY_PROVIDER) {
+        slot->provider_state = NULL;
+        slot->fetch_sent_at = slot->client->pump.now;
+        return azoi_provider_ask(slot);
+    }
+    return azoi_slot_walk(slot);
+}
+
+static void azoi_slot_free(azoi_slot *slot) {
+    azo_client *c = slot->client;
+    if (slot->provider_asked) {
+        azoi_provider_abandon(slot);
+    }
+    azoi_source_detach(&c->pump, &slot->source);
+    azoi_timer_detach(&c->pump, &slot->timer);
+    azoi_pump_unqueue(&c->pump, &slot->node);
+    azoi_buf_free(&slot->scope);
+    azoi_buf_free(&slot->claims);
+    azoi_buf_free(&slot->wanted);
+    azoi_buf_free(&slot->token);
+    azoi_free(&c->allocator, slot, sizeof *slot);
+}
+
+static azoi_slot *azoi_slot_new(azo_client *c, azo_str scope) {
+    azoi_slot *slot = (azoi_slot *)azoi_alloc(&c->allocator, sizeof *slot);
+    if (slot == NULL) {
+        return NULL;
+    }
+    slot->client = c;
+    slot->node.advance = azoi_slot_advance;
+    slot->source.node = &slot->node;
+    slot->source.happened = azoi_provider_happened;
+    slot->source.describe = azoi_provider_describe;
+    slot->provider_fd = -1;
+    slot->forced_at = INT64_MIN / 2;
+    azoi_buf_init(&slot->scope, &c->allocator, AZOI_MAX_SETTING, false);
+    azoi_buf_init(&slot->claims, &c->allocator, AZOI_REFUSAL_BYTES, false);
+    azoi_buf_init(&slot->wanted, &c->allocator, AZOI_REFUSAL_BYTES, false);
+    azoi_buf_init(&slot->token, &c->allocator, AZO_MAX_TOKEN_BYTES, true);
+    bool ok = azoi_buf_set(&slot->scope, scope);
+    if (c->identity.kind == AZOI_IDENTITY_PROVIDER) { /* so that waiting for it never needs memory */
+        ok = ok && azoi_timer_attach(&c->pump, &slot->timer, &slot->node);
+        ok = ok && azoi_source_attach(&c->pump, &slot->source);
+    } else if (c->identity.kind == AZOI_IDENTITY_STATIC) {
+        ok = ok && azoi_buf_set(&slot->token, azoi_buf_view(&c->identity.secret));
+        slot->generation = 1;
+        slot->state = AZOI_SLOT_FRESH;
+        slot->refresh_at = AZOI_NEVER;
+        slot->expires_at = AZOI_NEVER;
+    }
+    if (!ok) {
+        azoi_slot_free(slot);
+        return NULL;
+    }
+    slot->next = c->slots;
+    c->slots = slot;
+    return slot;
+}
+
+static void azoi_identity_close(azo_client *c) {
+    azoi_buf *all[AZOI_IDENTITY_BUFS];
+    while (c->slots != NULL) {
+        azoi_slot *slot = c->slots;
+        c->slots = slot->next;
+        azoi_slot_free(slot);
+    }
+    azoi_identity_bufs(&c->identity, all);
+    for (int i = 0; i < AZOI_IDENTITY_BUFS; i++) {
+        azoi_buf_free(all[i]);
+    }
+}
+
+/* ---- what jobs use ---- */
+
+/* `claims`: a challenge to satisfy, so that no token of before will do. */
+static azo_result azoi_auth_attach(azo_request *job, azo_str scope, azo_str claims, azo_error *e) {
+    azo_client *c = job->client;
+    azoi_slot *slot = c->slots;
+    if (azoi_identity_is_key(c)) {
+        return AZO_OK;
+    }
+    if (scope.len == 0 || azoi_has_control(scope) || azoi_find(scope, ' ') < scope.len ||
+        scope.len > AZOI_MAX_SETTING) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "The scope (%zu bytes) is not a single name. Give one like "
+                         "https://cognitiveservices.azure.com/.default.", scope.len);
+    }
+    if (claims.len > 0 && c->identity.kind == AZOI_IDENTITY_STATIC) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "A fixed token cannot satisfy claims (%zu bytes). Use another credential.",
+                         claims.len);
+    }
+    while (slot != NULL && !azoi_same(azoi_buf_view(&slot->scope), scope)) {
+        slot = slot->next;
+    }
+    if (slot == NULL) {
+        slot = azoi_slot_new(c, scope);
+    }
+    if (slot == NULL) {
+        return azoi_memory(e);
+    }
+    job->slot = slot;
+    if (claims.len > 0) {
+        job->fetch_wanted = slot->fetches + 1;
+        (void)azoi_buf_set(&slot->wanted, claims);
+        azo_result r = azoi_buf_failed(&slot->wanted, e, "The claims");
+        if (r != AZO_OK) {
+            azoi_buf_clear(&slot->wanted);
+        }
+        return r;
+    }
+    return AZO_OK;
+}
+
+/* A 401 that another fetch did not help. */
+static azo_result azoi_auth_unchanged(azo_request *job) {
+    const azoi_slot *slot = job->slot;
+    (void)azoi_fail(&job->error, AZO_ERR_UNAUTHORIZED, "The service refused the token (HTTP 401), and asking for another "
+                    "gave the same one (source: %s). Check that %s is the scope of this service; if roles or groups were "
+                    "just changed, wait until the token of before is no longer handed out.", azoi_slot_source(slot).ptr,
+                    slot->scope.data);
+    job->error.http_status = 401;
+    return AZO_ERR_UNAUTHORIZED;
+}
+
+/* The failure that the slot remembers, with what is left of its wait. */
+static azo_result azoi_auth_held(azo_request *job) {
+    const azoi_slot *slot = job->slot;
+    job->error = slot->error;
+    job->error.retry_after_ms = azoi_left(job->client->pump.now, slot->hold_until);
+    return slot->error.code;
+}
+
+static azo_result azoi_auth_authorize(azo_request *job) {
+    azoi_slot *slot = job->slot;
+    if (slot == NULL) {
+        return AZO_OK; /* a key */
+    }
+    int64_t now = job->client->pump.now;
+    azoi_slot_tick(slot);
+    if (slot->state == AZOI_SLOT_AGING && !azoi_slot_is_fetching(slot) && now >= slot->hold_until) {
+        (void)azoi_slot_fetch(slot); /* whatever comes of it, there is a token for now */
+    }
+    if (!azoi_slot_serves(slot, job)) {
+        if (!azoi_slot_is_fetching(slot)) {
+            if (now < slot->hold_until && slot->state != AZOI_SLOT_EMPTY) {
+                return azoi_auth_held(job);
+            }
+            azo_result r = azoi_slot_fetch(slot);
+            if (r < 0) {
+                job->error = slot->error;
+                return r;
+            }
+        }
+        if (job->fetch_wanted == 0) {
+            job->fetch_wanted = slot->fetches;
+        }
+        if (!azoi_slot_serves(slot, job)) {
+            azoi_wait_in(slot, job);
+            return AZO_PENDING;
+        }
+    }
+    job->fetch_wanted = 0;
+    if (job->refetched && slot->generation == job->generation) {
+        return azoi_auth_unchanged(job);
+    }
+    job->refetched = false;
+    job->generation = slot->generation;
+    return AZO_OK;
+}
+
+static void azoi_auth_sign(azo_request *job, azoi_buf *head) {
+    azo_client *c = job->client;
+    if (azoi_identity_is_key(c)) {
+        azoi_header_add(head, c->auth_header.len > 0 ? c->auth_header.data : "api-key",
+                        azoi_buf_view(&c->identity.secret));
+    } else if (job->slot != NULL) {
+        job->generation = job->slot->generation;
+        azoi_buf_puts(head, "Authorization: Bearer ");
+        azoi_buf_str(head, azoi_buf_view(&job->slot->token));
+        azoi_buf_puts(head, "\r\n");
+    }
+}
+
+/* ---- 401 ---- */
+
+static bool azoi_is_token_char(char c) {
+    return (unsigned char)c > 0x20 && c != ',' && c != '=' && c != '"';
+}
+
+/* A token or quoted string at the front of *rest; quotes are taken off, escapes are left as they are. */
+static azo_str azoi_challenge_word(azo_str *rest) {
+    size_t len = 0;
+    if (rest->len > 0 && rest->ptr[0] == '"') {
+        azo_str inner = azoi_skip(*rest, 1);
+        while (len < inner.len && inner.ptr[len] != '"') {
+            len += inner.ptr[len] == '\\' && len + 1 < inner.len ? 2 : 1;
+        }
+        *rest = azoi_skip(inner, len + 1);
+        return azoi_view(inner.ptr, len);
+    }
+    azo_str all = *rest;
+    while (len < all.len && azoi_is_token_char(all.ptr[len])) {
+        len++;
+    }
+    *rest = azoi_skip(all, len);
+    return azoi_view(all.ptr, len);
+}
+
+/* The claims of a Bearer challenge with error="insufficient_claims", in base64; RFC 9110 11.6.1: one header may hold
+ * several challenges, each a scheme with parameters between commas. */
+static bool azoi_challenge_claims(azo_str value, azo_str *claims) {
+    bool is_bearer = false;
+    bool is_claims = false;
+    azo_str found = azoi_view(NULL, 0);
+    while (value.len > 0) {
+        if (azoi_is_space(value.ptr[0]) || !azoi_is_token_char(value.ptr[0])) {
+            value = azoi_skip(value, 1);
+            continue;
+        }
+        azo_str name = azoi_challenge_word(&value);
+        azo_str after = value;
+        while (after.len > 0 && azoi_is_space(after.ptr[0])) {
+            after = azoi_skip(after, 1);
+        }
+        if (after.len == 0 || after.ptr[0] != '=') { /* another scheme */
+            if (is_bearer && is_claims && found.len > 0) {
+                break;
+            }
+            is_bearer = azoi_equal_ci(name, "Bearer");
+            is_claims = false;
+            found.len = 0;
+            continue;
+        }
+        value = azoi_skip(after, 1);
+        while (value.len > 0 && azoi_is_space(value.ptr[0])) {
+            value = azoi_skip(value, 1);
+        }
+        azo_str word = azoi_challenge_word(&value);
+        if (azoi_equal_ci(name, "error")) {
+            is_claims = azoi_equal_ci(word, "insufficient_claims");
+        } else if (azoi_equal_ci(name, "claims")) {
+            found = word;
+        }
+    }
+    *claims = found;
+    return is_bearer && is_claims && found.len > 0;
+}
+
+/* Decodes a claims challenge of the answer into slot->wanted; false: there is none that can be read. */
+static bool azoi_auth_claims(azo_request *job) {
+    azoi_buf *wanted = &job->slot->wanted;
+    azo_str rest = job->head.headers;
+    azo_str name;
+    azo_str value;
+    azo_str claims;
+    size_t len = 0;
+    size_t bad;
+    while (azoi_header_next(&rest, &name, &value)) {
+        if (!azoi_equal_ci(name, "www-authenticate") || !azoi_challenge_claims(value, &claims)) {
+            continue;
+        }
+        azoi_buf_clear(wanted);
+        if (!azoi_buf_reserve(wanted, claims.len) ||
+            !azoi_base64_decode(claims, (unsigned char *)wanted->data, claims.len, &len)) {
+            azoi_buf_clear(wanted);
+            return false;
+        }
+        wanted->len = len;
+        wanted->data[len] = '\0';
+        if (!azoi_json_check(azoi_buf_view(wanted), &bad)) {
+            azoi_buf_clear(wanted);
+            return false;
+        }
+        return true;
+    }
+    return false;
+}
+
+/* The token is fine, the identity lacks a role: another token would not help. */
+static bool azoi_is_permission_denied(const azo_request *job) {
+    azo_str body = azoi_buf_view(&job->body);
+    azo_str error;
+    azo_str code;
+    size_t bad;
+    return azoi_json_check(body, &bad) && azoi_json_find(body, "error", &error) &&
+           azoi_json_find(error, "code", &code) && azoi_equal(code, "\"PermissionDenied\"");
+}
+
+static azo_result azoi_auth_challenge(azo_request *job) {
+    azoi_slot *slot = job->slot;
+    if (slot == NULL || job->client->identity.kind == AZOI_IDENTITY_STATIC || azoi_is_permission_denied(job)) {
+        return AZO_ERR_UNAUTHORIZED;
+    }
+    int64_t now = job->client->pump.now;
+    job->fetch_wanted = 0;
+    azoi_slot_tick(slot);
+    if (slot->generation != job->generation) {
+        return AZO_OK; /* renewed meanwhile */
+    }
+    bool forced = now < slot->forced_at + AZOI_FORCE_HOLD_MS;
+    if (forced && !azoi_slot_is_fetching(slot)) {
+        return slot->generation == slot->forced_generation ? azoi_auth_unchanged(job) : AZO_ERR_UNAUTHORIZED;
+    }
+    if (!forced) {
+        /* What is running was begun before the token was known to be bad, and will do unless claims are asked for. */
+        if (azoi_auth_claims(job)) {
+            job->fetch_wanted = slot->fetches + 1;
+        }
+        slot->forced_at = now;
+        slot->forced_generation = slot->generation;
+        slot->hold_until = 0;
+        slot->once = false;
+        slot->state = azoi_slot_is_fetching(slot) ? AZOI_SLOT_FETCHING : AZOI_SLOT_EMPTY;
+        azoi_log(&job->client->net, AZO_LOG_INFO, "* the token was refused; asking for another");
+    }
+    job->refetched = true;
+    return AZO_OK;
+}
+
+/* >>calls */
+
+/* The typed calls, the raw one, and histories. Each call exists three times here: azo_X_begin checks the desc and
+ * serialises it into client->scratch, the ops of its kind turn the answer into a reply while it comes, azo_X_end hands
+ * the reply out. A reply lives in one block of its own. azo_X_begin may run inside an event callback, so it touches
+ * neither client->decoded nor client->tokens. */
+
+enum {
+    AZOI_SCRATCH_KEPT = 256 * 1024, /* a larger scratch buffer is let go after use */
+    AZOI_MAX_CHOICES = 128,         /* n is at most 128; a hostile index must not make us allocate */
+    AZOI_MAX_CALLS = 128            /* tool calls of one choice */
+};
+
+static void azoi_buf_slim(azoi_buf *b) {
+    if (b->cap > AZOI_SCRATCH_KEPT) {
+        azoi_buf_free(b);
+    }
+    azoi_buf_clear(b);
+}
+
+/* Whether `list`, words with one space between them, has the word, in any case. */
+static bool azoi_one_of(azo_str word, const char *list) {
+    while (*list != '\0') {
+        size_t len = strcspn(list, " ");
+        if (azoi_same_ci(word, azoi_view(list, len))) {
+            return true;
+        }
+        list += len;
+        list += *list == ' ' ? 1 : 0;
+    }
+    return false;
+}
+
+/* ---- replies ---- */
+
+/* A copy with a NUL behind it; the block was made large enough. */
+static azo_str azoi_owned_put(azoi_owned *o, azo_str text) {
+    char *start = o->at;
+    if (text.ptr == NULL) {
+        return text;
+    }
+    if (text.len > 0) {
+        memcpy(start, text.ptr, text.len);
+    }
+    start[text.len] = '\0';
+    o->at += text.len + 1;
+    return azoi_view(start, text.len);
+}
+
+/* What stands behind the head of the block: the reply, and then its tables. */
+static void *azoi_owned_reply(azoi_owned *o) {
+    return (char *)o + azoi_aligned(sizeof *o);
+}
+
+static void azoi_owned_free(azoi_owned *o) {
+    if (o != NULL) {
+        azo_allocator allocator = o->allocator;
+        azoi_buf_free(&o->body);
+        azoi_free(&allocator, o->vectors, o->vectors_size);
+        azoi_free(&allocator, o, o->size);
+    }
+}
+
+/* Room for the reply with its tables, for `texts` bytes of text (NULs included), and for the texts of azo_http. */
+static azoi_owned *azoi_owned_new(const azo_request *job, size_t tables, size_t texts) {
+    azo_str headers = job->head.headers;
+    size_t head = azoi_aligned(sizeof(azoi_owned)) + azoi_aligned(tables);
+    size_t http = 2 * (headers.len + 1) + azoi_request_id(headers).len + 1 + azoi_header(headers, "x-ms-region").len + 1;
+    size_t size;
+    if (!azoi_sum(head + http, texts, &size)) {
+        return NULL;
+    }
+    azoi_owned *o = (azoi_owned *)azoi_resize(&job->allocator, NULL, 0, size);
+    if (o != NULL) {
+        memset(o, 0, head);
+        o->allocator = job->allocator;
+        o->size = size;
+        o->at = (char *)o + head;
+    }
+    return o;
+}
+
+/* "10" (seconds), "17ms", "6m0s": milliseconds; -1 for anything else. */
+static int32_t azoi_limit_wait(azo_str text) {
+    double total = text.len > 0 ? 0 : -1;
+    while (text.len > 0) {
+        size_t digits = 0;
+        size_t letters = 0;
+        double value;
+        while (digits < text.len && (azoi_is_digit(text.ptr[digits]) || text.ptr[digits] == '.')) {
+            digits++;
+        }
+        if (!azoi_parse_double(azoi_view(text.ptr, digits), &value)) {
+            return -1;
+        }
+        text = azoi_skip(text, digits);
+        while (letters < text.len && azoi_is_alpha(text.ptr[letters])) {
+            letters++;
+        }
+        azo_str unit = azoi_view(text.ptr, letters);
+        if (!azoi_one_of(unit, "ms s m h") && (unit.len > 0 || text.len > 0)) {
+            return -1;
+        }
+        total += value * (azoi_equal_ci(unit, "ms") ? 1 : azoi_equal_ci(unit, "m") ? 60e3
+                                                    : azoi_equal_ci(unit, "h")   ? 3600e3
+                                                                                 : 1e3);
+        text = azoi_skip(text, letters);
+    }
+    return total >= INT32_MAX ? INT32_MAX : (int32_t)total;
+}
+
+/* Both spellings are on the wire. */
+static azo_str azoi_limit_header(azo_str headers, const char *what) {
+    char name[48];
+    snprintf(name, sizeof name, "x-ratelimit-%s", what);
+    azo_str value = azoi_header(headers, name);
+    if (value.len == 0) {
+        snprintf(name, sizeof name, "x-rate-limit-%s", what);
+        value = azoi_header(headers, name);
+    }
+    return value;
+}
+
+static int64_t azoi_limit(azo_str headers, const char *what) {
+    uint64_t value;
+    bool known = azoi_parse_u64(azoi_limit_header(headers, what), &value) && value <= INT64_MAX;
+    return known ? (int64_t)value : -1;
+}
+
+static void azoi_http_clear(azo_http *http) {
+    memset(http, 0, sizeof *http);
+    http->limits.remaining_requests = -1;
+    http->limits.remaining_tokens = -1;
+    http->limits.limit_requests = -1;
+    http->limits.limit_tokens = -1;
+    http->limits.reset_requests_ms = -1;
+    http->limits.reset_tokens_ms = -1;
+}
+
+/* The header block is followed by a twin of itself in which a NUL stands behind every value: azo_http_header hands
+ * out views into that. */
+static void azoi_owned_headers(azoi_owned *o, azo_str headers, azo_http *http) {
+    http->headers = azoi_owned_put(o, headers);
+    char *twin = o->at;
+    (void)azoi_owned_put(o, headers);
+    azo_str rest = http->headers;
+    azo_str name;
+    azo_str value;
+    while (azoi_header_next(&rest, &name, &value)) {
+        twin[(size_t)(value.ptr - http->headers.ptr) + value.len] = '\0';
+    }
+}
+
+AZO_API azo_str azo_http_header(const azo_http *http, const char *name) {
+    azo_str value = azoi_view(NULL, 0);
+    if (http != NULL && name != NULL && http->headers.ptr != NULL) {
+        value = azoi_header(http->headers, name);
+    }
+    return value.ptr != NULL ? azoi_view(value.ptr + http->headers.len + 1, value.len) : value;
+}
+
+static void azoi_owned_http(azoi_owned *o, azo_request *job, bool with_body, azo_http *http) {
+    azo_str headers = job->head.headers;
+    azoi_http_clear(http);
+    http->status = job->head.status;
+    http->attempts = job->attempts;
+    if (http->status == 0) {
+        return;
+    }
+    azoi_owned_headers(o, headers, http);
+    http->request_id = azoi_owned_put(o, azoi_request_id(headers));
+    http->region = azoi_owned_put(o, azoi_header(headers, "x-ms-region"));
+    http->limits.remaining_requests = azoi_limit(headers, "remaining-requests");
+    http->limits.remaining_tokens = azoi_limit(headers, "remaining-tokens");
+    http->limits.limit_requests = azoi_limit(headers, "limit-requests");
+    http->limits.limit_tokens = azoi_limit(headers, "limit-tokens");
+    http->limits.reset_requests_ms = azoi_limit_wait(azoi_limit_header(headers, "reset-requests"));
+    http->limits.reset_tokens_ms = azoi_limit_wait(azoi_limit_header(headers, "reset-tokens"));
+    if (with_body) {
+        o->body = job->body;
+        o->body.allocator = &o->allocator;
+        azoi_buf_init(&job->body, &job->allocator, job->spec.max_body, false);
+        http->body = azoi_buf_view(&o->body);
+    }
+}
+
+/* False: *r is to be returned, and the request is as it was (or gone, if it is of another kind). */
+static bool azoi_may_end(azo_request *job, azoi_job_kind kind, azo_result *r, azo_error *err) {
+    if (err != NULL) {
+        azoi_error_clear(err);
+    }
+    if (job == NULL) {
+        *r = azoi_fail(err, AZO_ERR_ARGUMENT, "The request is NULL (argument 1). Pass the one that azo_X_begin gave.");
+        return false;
+    }
+    if (job->in_callback || (job->client != NULL && job->client->in_callback)) {
+        *r = azoi_fail(err, AZO_ERR_STATE, "An azo_X_end was called inside a callback (error %d). Call it after the "
+                       "callback has returned.", (int)AZO_ERR_STATE);
+        return false;
+    }
+    if (job->ops->kind != kind) {
+        azoi_job_free(job);
+        *r = azoi_fail(err, AZO_ERR_ARGUMENT, "The request is of another kind than its azo_X_end (error %d). Use the "
+                       "end function that belongs to its begin function.", (int)AZO_ERR_ARGUMENT);
+        return false;
+    }
+    *r = job->state == AZOI_JOB_DONE ? job->result : AZO_PENDING;
+    if (*r != AZO_PENDING && *r != AZO_OK && err != NULL) {
+        *err = job->error;
+    }
+    return *r != AZO_PENDING;
+}
+
+/* ---- header lines of the user ---- */
+
+static bool azoi_header_reserved(azo_str name) {
+    return azoi_one_of(name, "host content-length transfer-encoding connection content-type authorization api-key");
+}
+
+/* Lines to send, and lines to log, with the values hidden. Either buffer may be NULL. */
+static azo_result azoi_header_lines(const azo_header *headers, size_t count, azoi_buf *lines, azoi_buf *log_lines,
+                                    azo_error *e) {
+    for (size_t i = 0; i < count; i++) {
+        if (headers == NULL || headers[i].name == NULL || headers[i].value == NULL ||
+            !azoi_header_ok(azo_s(headers[i].name), azo_s(headers[i].value))) {
+            return azoi_fail(e, AZO_ERR_ARGUMENT, "Header number %zu has no valid name, or a control character in its "
+                             "value. Names are letters, digits and dashes; values are one line.", i);
+        }
+        if (azoi_header_reserved(azo_s(headers[i].name))) {
+            return azoi_fail(e, AZO_ERR_ARGUMENT, "Header number %zu (%s) is written by the library. Leave it out; "
+                             "credentials and content types have fields of their own.", i, headers[i].name);
+        }
+        if (lines != NULL) {
+            azoi_header_add(lines, headers[i].name, azo_s(headers[i].value));
+        }
+        if (log_lines != NULL) {
+            azoi_header_add(log_lines, headers[i].name, azo_s("<hidden>"));
+        }
+    }
+    azo_result r = lines != NULL ? azoi_buf_failed(lines, e, "The headers") : AZO_OK;
+    return r == AZO_OK && log_lines != NULL ? azoi_buf_failed(log_lines, e, "The headers") : r;
+}
+
+/* ---- drafts: a request as it is put together in client->scratch ---- */
+
+/* What the path of an endpoint ends in, besides the operation of a target URI that was pasted whole. */
+typedef enum azoi_tail {
+    AZOI_TAIL_OPENAI,      /* "/openai", "/openai/v1", or nothing: it is to be added */
+    AZOI_TAIL_DEPLOYMENTS, /* "/deployments/x" without "/openai": a gateway that leaves it out */
+    AZOI_TAIL_V1           /* "/v1" without "/openai": the same */
+} azoi_tail;
+
+typedef struct azoi_draft {
+    azo_client *client;
+    const azo_call *call;
+    azo_error *error;
+    bool secure;
+    uint16_t port;
+    bool dated; /* the route */
+    azoi_tail tail;
+    azoi_span host;
+    azoi_span prefix; /* of the path, before "/openai" */
+    azoi_span version;
+    azoi_span deployment;
+    azoi_span target;
+    azoi_span headers;
+    azoi_span log_headers;
+    azoi_span body;
+} azoi_draft;
+
+/* What RFC 3986 lets stand in one segment of a path. */
+#define AZOI_SEGMENT "!$&'()*+,;=:@"
+
+static azo_str azoi_draft_view(const azoi_draft *d, azoi_span span) {
+    const azoi_buf *b = &d->client->scratch;
+    return span.at + span.len <= b->len && b->data != NULL ? azoi_view(b->data + span.at, span.len) : azoi_view("", 0);
+}
+
+/* Of a view into the scratch buffer. */
+static azoi_span azoi_draft_span(const azoi_draft *d, azo_str view) {
+    azoi_span span = {0, 0, 0};
+    if (view.len > 0) {
+        span.at = (size_t)(view.ptr - d->client->scratch.data);
+        span.len = view.len;
+    }
+    return span;
+}
+
+/* What was written since `start`. */
+static azoi_span azoi_draft_since(const azoi_draft *d, size_t start) {
+    azoi_span span = {0, 0, 0};
+    span.at = start;
+    span.len = d->client->scratch.len - start;
+    return span;
+}
+
+static azoi_span azoi_draft_keep(azoi_draft *d, azo_str text) {
+    size_t start = d->client->scratch.len;
+    azoi_buf_str(&d->client->scratch, text);
+    return azoi_draft_since(d, start);
+}
+
+/* The next segment of a path; empty ones are passed over. */
+static bool azoi_segment_next(azo_str *path, azo_str *segment) {
+    while (azoi_starts(*path, "/")) {
+        *path = azoi_skip(*path, 1);
+    }
+    *segment = azoi_view(path->ptr, azoi_find(*path, '/'));
+    *path = azoi_skip(*path, segment->len);
+    return segment->len > 0;
+}
+
+/* Cuts the path at its last "openai", or else at "deployments" or a "v1" at its end. */
+static void azoi_endpoint_path(azoi_draft *d, azo_str path, azo_str *deployment) {
+    azo_str rest = path;
+    azo_str segment;
+    azo_str last = azoi_view(NULL, 0);
+    bool found = false;
+    size_t cut = path.len;
+    while (azoi_segment_next(&rest, &segment)) {
+        size_t at = (size_t)(segment.ptr - path.ptr);
+        last = segment;
+        if (azoi_equal_ci(segment, "openai")) {
+            found = true;
+            cut = at;
+        } else if (azoi_equal_ci(segment, "deployments")) {
+            (void)azoi_segment_next(&rest, deployment);
+            d->tail = found ? AZOI_TAIL_OPENAI : AZOI_TAIL_DEPLOYMENTS;
+            cut = found ? cut : at;
+            found = true;
+            break;
+        }
+    }
+    if (!found && azoi_equal_ci(last, "v1")) {
+        d->tail = AZOI_TAIL_V1;
+        cut = (size_t)(last.ptr - path.ptr);
+    }
+    d->prefix = azoi_draft_span(d, azoi_view(path.ptr, cut));
+}
+
+static azo_str azoi_query_get(azo_str query, const char *name) {
+    while (query.len > 0) {
+        azo_str pair = azoi_view(query.ptr, azoi_find(query, '&'));
+        size_t equals = azoi_find(pair, '=');
+        if (azoi_equal_ci(azoi_view(pair.ptr, equals), name)) {
+            return azoi_skip(pair, equals + 1);
+        }
+        query = azoi_skip(query, pair.len + 1);
+    }
+    return azoi_view(NULL, 0);
+}
+
+static void azoi_percent_decode(azoi_buf *out, azo_str text) {
+    for (size_t i = 0; i < text.len; i++) {
+        bool escape = text.ptr[i] == '%' && text.len - i > 2 && azoi_hex(text.ptr[i + 1]) >= 0 &&
+                      azoi_hex(text.ptr[i + 2]) >= 0;
+        azoi_buf_char(out, escape ? (char)(azoi_hex(text.ptr[i + 1]) * 16 + azoi_hex(text.ptr[i + 2])) : text.ptr[i]);
+        i += escape ? 2 : 0;
+    }
+}
+
+/* Takes any spelling that users paste; sets host, port, prefix, and what the spelling says about version and
+ * deployment. */
+static azo_result azoi_endpoint_parse(azoi_draft *d, azo_str text) {
+    azoi_buf *b = &d->client->scratch;
+    azoi_url url;
+    azo_error why;
+    azo_str deployment = azoi_view(NULL, 0);
+    if (!azoi_contains_ci(text, "://")) {
+        azoi_buf_puts(b, "https://");
+    }
+    azoi_buf_str(b, text);
+    (void)azoi_buf_reserve(b, text.len); /* the deployment is decoded from this buffer into itself */
+    azo_result r = azoi_buf_failed(b, d->error, "The endpoint");
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_error_clear(&why);
+    if (azoi_url_split(azoi_buf_view(b), &url, &why) != AZO_OK) {
+        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "Endpoint: %s", why.message);
+    }
+    if (url.userinfo.len > 0) {
+        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "The endpoint has a user name before its host (%zu bytes). Leave it "
+                         "out; credentials are given in azo_client_desc.", url.userinfo.len);
+    }
+    if (!url.secure && !azoi_is_loopback(url.host)) {
+        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "The endpoint http://%.*s would carry the credential in the clear. "
+                         "Use https://; http:// is for loopback addresses.", (int)url.host.len, url.host.ptr);
+    }
+    if (azoi_ends_ci(url.host, ".services.ai.azure.com") && azoi_starts_ci(url.path, "/models")) {
+        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "The endpoint (/models on %.*s) is that of another API, Azure AI "
+                         "model inference. Use https://%.*s/ alone.", (int)url.host.len, url.host.ptr,
+                         (int)url.host.len, url.host.ptr);
+    }
+    d->secure = url.secure;
+    d->port = url.port;
+    d->host = azoi_draft_span(d, url.host);
+    azoi_endpoint_path(d, url.path, &deployment);
+    d->version = azoi_draft_span(d, azoi_query_get(url.query, "api-version"));
+    size_t start = b->len;
+    azoi_percent_decode(b, deployment);
+    d->deployment = azoi_draft_since(d, start);
+    return AZO_OK;
+}
+
+static bool azoi_given_text(const char *text) {
+    return text != NULL && text[0] != '\0';
+}
+
+/* Endpoint, route and deployment. Whatever is missing is said at once. */
+static azo_result azoi_draft_open(azoi_draft *d, azo_client *c, const azo_call *call, const char *deployment,
+                                  bool needs_deployment, azo_error *e) {
+    memset(d, 0, sizeof *d);
+    d->client = c;
+    d->call = call;
+    d->error = e;
+    azoi_buf_clear(&c->scratch);
+    azo_str endpoint = azoi_trim(azoi_given_text(call->endpoint) ? azo_s(call->endpoint) : azoi_buf_view(&c->endpoint));
+    azo_result r = endpoint.len > 0 ? azoi_endpoint_parse(d, endpoint) : AZO_OK;
+    if (r != AZO_OK) {
+        return r;
+    }
+    if (azoi_given_text(deployment)) {
+        d->deployment = azoi_draft_keep(d, azo_s(deployment));
+    } else if (needs_deployment && c->deployment.len > 0) {
+        d->deployment = azoi_draft_keep(d, azoi_buf_view(&c->deployment));
+    }
+    if (c->api_version.len > 0) {
+        d->version = azoi_draft_keep(d, azoi_buf_view(&c->api_version));
+    }
+    bool unnamed = needs_deployment && d->deployment.len == 0;
+    if (endpoint.len == 0 || unnamed) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "%s%s%s not set. Give %s in azo_client_desc, in the call, or by %s.",
+                         endpoint.len == 0 ? "The endpoint" : "The deployment",
+                         endpoint.len == 0 && unnamed ? " and the deployment" : "",
+                         endpoint.len == 0 && unnamed ? " are" : " is",
+                         endpoint.len == 0 && unnamed ? "them" : "it",
+                         endpoint.len > 0 ? "AZURE_OPENAI_DEPLOYMENT"
+                         : unnamed ? "AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_DEPLOYMENT" : "AZURE_OPENAI_ENDPOINT");
+    }
+    azo_str name = azoi_draft_view(d, d->deployment);
+    if (azoi_equal(name, ".") || azoi_equal(name, "..")) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "The deployment cannot be named '%s'. Give the name that the portal "
+                         "shows.", name.len == 1 ? "." : "..");
+    }
+    azo_str version = azoi_draft_view(d, d->version);
+    d->dated = version.len > 0 && !azoi_one_of(version, "v1 preview latest");
+    return azoi_buf_failed(&c->scratch, e, "The request");
+}
+
+static const char *azoi_scope_for(azo_str host, bool dated) {
+    if (azoi_ends_ci(host, ".azure.us")) {
+        return "https://cognitiveservices.azure.us/.default";
+    }
+    if (azoi_ends_ci(host, ".azure.cn")) {
+        return "https://cognitiveservices.azure.cn/.default";
+    }
+    return dated ? "https://cognitiveservices.azure.com/.default" : "https://ai.azure.com/.default";
+}
+
+/* `path` is relative to the root of the route; `query` is encoded. */
+static void azoi_draft_target(azoi_draft *d, bool with_deployment, azo_str path, azo_str query) {
+    azoi_buf *b = &d->client->scratch;
+    size_t start = b->len;
+    /* What is written is read from this very buffer, which therefore must not move. */
+    if (!azoi_buf_reserve(b, 3 * (d->prefix.len + d->deployment.len + d->version.len + path.len) + query.len + 64)) {
+        return;
+    }
+    azo_str prefix = azoi_draft_view(d, d->prefix);
+    azo_str version = azoi_draft_view(d, d->version);
+    azo_str segment;
+    while (azoi_segment_next(&prefix, &segment)) {
+        azoi_buf_char(b, '/');
+        azoi_percent(b, segment, AZOI_SEGMENT "%");
+    }
+    bool whole = (d->tail == AZOI_TAIL_DEPLOYMENTS && d->dated) || (d->tail == AZOI_TAIL_V1 && !d->dated);
+    azoi_buf_puts(b, whole ? "" : "/openai");
+    azoi_buf_puts(b, d->dated ? "" : "/v1");
+    if (with_deployment && d->dated) {
+        azoi_buf_puts(b, "/deployments/");
+        azoi_percent(b, azoi_draft_view(d, d->deployment), AZOI_SEGMENT);
+    }
+    azoi_percent(b, path, AZOI_SEGMENT "/%");
+    if (query.len > 0) {
+        azoi_buf_char(b, '?');
+        azoi_buf_str(b, query);
+    }
+    if (version.len > 0 && !azoi_equal_ci(version, "v1") && azoi_query_get(query, "api-version").ptr == NULL) {
+        azoi_buf_puts(b, query.len > 0 ? "&api-version=" : "?api-version=");
+        azoi_percent(b, version, "");
+    }
+    d->target = azoi_draft_since(d, start);
+}
+
+static azo_result azoi_draft_headers(azoi_draft *d, const char *content_type, const char *accept) {
+    azo_client *c = d->client;
+    azoi_buf *b = &c->scratch;
+    const azo_call *call = d->call;
+    for (size_t i = 0; i < call->header_count && call->headers != NULL; i++) {
+        if (call->headers[i].name != NULL && azoi_equal_ci(azoi_buf_view(&c->auth_header), call->headers[i].name)) {
+            return azoi_fail(d->error, AZO_ERR_ARGUMENT, "Header number %zu (%s) carries the API key. Leave it out; the "
+                             "key is given in azo_client_desc.", i, call->headers[i].name);
+        }
+    }
+    for (int shown = 0; shown < 2; shown++) {
+        size_t start = b->len;
+        if (content_type != NULL) {
+            azoi_header_add(b, "Content-Type", azo_s(content_type));
+        }
+        azoi_header_add(b, "Accept", azo_s(accept));
+        azoi_buf_str(b, azoi_buf_view(shown ? &c->log_headers : &c->headers));
+        azo_result r = azoi_header_lines(call->headers, call->header_count, shown ? NULL : b, shown ? b : NULL,
+                                         d->error);
+        if (r != AZO_OK) {
+            return r;
+        }
+        *(shown ? &d->log_headers : &d->headers) = azoi_draft_since(d, start);
+    }
+    return AZO_OK;
+}
+
+static bool azoi_retry_service(int status) {
+    return status == 408 || status == 409 || status == 429 || (status >= 500 && status <= 599);
+}
+
+static const azoi_policy azoi_service_policy = {500, 8000, 0, true, azoi_retry_service};
+
+static int32_t azoi_limit_of(int32_t own, int32_t client) {
+    return own == 0 ? client : own < 0 ? AZO_OFF : own;
+}
+
+static void azoi_spec_limits(const azo_client *c, const azo_call *call, azoi_job_spec *spec) {
+    int retries = call->max_retries != 0 ? call->max_retries : c->max_retries;
+    spec->policy = &azoi_service_policy;
+    spec->connect_ms = c->connect_ms;
+    spec->first_byte_ms = azoi_limit_of(call->first_byte_timeout_ms, c->first_byte_ms);
+    spec->idle_ms = azoi_limit_of(call->idle_timeout_ms, c->idle_ms);
+    spec->total_ms = azoi_limit_of(call->total_timeout_ms, c->total_ms);
+    spec->max_retries = retries > 0 ? retries : 0;
+    spec->max_body = c->max_response;
+    spec->tag = call->tag;
+}
+
+/* The draft becomes a request. The caller has set what is special about its kind. */
+static azo_result azoi_draft_send(azoi_draft *d, azoi_job_spec *spec, azo_request **out) {
+    azo_client *c = d->client;
+    azo_request *job;
+    azo_result r = azoi_buf_failed(&c->scratch, d->error, "The request");
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_spec_limits(c, d->call, spec);
+    spec->origin.host = azoi_draft_view(d, d->host);
+    spec->origin.port = d->port;
+    spec->origin.secure = d->secure;
+    spec->target = azoi_draft_view(d, d->target);
+    spec->headers = azoi_draft_view(d, d->headers);
+    spec->log_headers = azoi_draft_view(d, d->log_headers);
+    if (d->body.len > 0) {
+        spec->body = azoi_draft_view(d, d->body);
+    }
+    r = azoi_job_new(c, spec, &job, d->error);
+    if (r != AZO_OK) {
+        return r;
+    }
+    azo_str scope = c->scope.len > 0 ? azoi_buf_view(&c->scope) : azo_s(azoi_scope_for(spec->origin.host, d->dated));
+    r = azoi_auth_attach(job, scope, azoi_view(NULL, 0), d->error);
+    if (r != AZO_OK) {
+        azoi_job_free(job);
+        return r;
+    }
+    azoi_answer *answer = (azoi_answer *)job->data;
+    answer->dated = d->dated;
+    azoi_clean(answer->version, sizeof answer->version, azoi_draft_view(d, d->version));
+    azoi_clean(answer->deployment, sizeof answer->deployment, azoi_draft_view(d, d->deployment));
+    *out = job;
+    return AZO_OK;
+}
+
+/* What every azo_X_begin looks at first. */
+static azo_result azoi_may_begin(azo_client *c, const void *desc, azo_request **out, azo_error *err) {
+    if (err != NULL) {
+        azoi_error_clear(err);
+    }
+    if (out != NULL) {
+        *out = NULL;
+    }
+    if (c == NULL || desc == NULL || out == NULL) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The %s is NULL (argument %d). Pass a valid pointer.",
+                         c == NULL ? "client" : desc == NULL ? "desc" : "place for the request",
+                         c == NULL ? 1 : desc == NULL ? 2 : 3);
+    }
+    if (c->closing) {
+        return azoi_fail(err, AZO_ERR_STATE, "The client is being closed (error %d). Begin nothing more on it.",
+                         (int)AZO_ERR_STATE);
+    }
+    return AZO_OK;
+}
+
+/* ---- refusals: the one turn from status and body into an error ---- */
+
+/* What a refusal says, in any of the shapes that are on the wire (azure-openai-wire.md 5.1), cleaned. */
+typedef struct azoi_refusal {
+    azo_request *job;
+    azo_error *error;
+    int status;         /* 0: it came inside a stream */
+    char code[64];
+    char inner[64];     /* innererror.code */
+    char param[64];     /* the member that is to blame */
+    char filters[128];  /* which content filters objected */
+    char numbers[256];  /* code, status and request, for the first sentence */
+    char detail[512];   /* the server's words */
+} azoi_refusal;
+
+static void azoi_hide_one(azoi_buf *text, azo_str secret) {
+    for (size_t i = 0; secret.len >= 8 && i + secret.len <= text->len; i++) {
+        if (memcmp(text->data + i, secret.ptr, secret.len) == 0) {
+            memset(text->data + i, '*', secret.len);
+        }
+    }
+}
+
+/* Gateways like to quote what they refuse. */
+static void azoi_hide(const azo_request *job, azoi_buf *text) {
+    azo_str sent = job->spec.headers;
+    azo_str shown = job->spec.log_headers;
+    azo_str name;
+    azo_str value;
+    azo_str log_value;
+    azoi_hide_one(text, azoi_buf_view(&job->client->identity.secret));
+    if (job->slot != NULL) {
+        azoi_hide_one(text, azoi_buf_view(&job->slot->token));
+    }
+    while (azoi_header_next(&sent, &name, &value) && azoi_header_next(&shown, &name, &log_value)) {
+        if (azoi_equal(log_value, "<hidden>")) {
+            azoi_hide_one(text, value);
+        }
+    }
+}
+
+/* A string, or a number as it is written; nothing for anything else. */
+static void azoi_refusal_text(azoi_refusal *r, const azoi_json *json, int token, char *out, size_t cap) {
+    azoi_buf *b = &r->job->client->decoded;
+    azoi_buf_clear(b);
+    if (azoi_json_kind_of(json, token) == AZOI_JSON_NUMBER) {
+        azoi_buf_str(b, azoi_json_raw(json, token));
+    } else {
+        (void)azoi_json_text(json, token, b);
+    }
+    if (b->len > 0 && b->failed == AZO_OK) {
+        azoi_hide(r->job, b);
+        azoi_clean(out, cap, azoi_buf_view(b));
+    }
+}
+
+/* The first of several members that is there and not null. */
+static int azoi_json_any(const azoi_json *json, int object, const char *a, const char *b, const char *c) {
+    const char *const names[] = {a, b, c};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        int token = names[i] != NULL ? azoi_json_get(json, object, names[i]) : -1;
+        if (token >= 0 && azoi_json_kind_of(json, token) != AZOI_JSON_NULL) {
+            return token;
+        }
+    }
+    return -1;
+}
+
+/* "violence medium, jailbreak": what has "filtered": true. */
+static void azoi_refusal_filters(azoi_refusal *r, const azoi_json *json, int results) {
+    for (int key = azoi_json_first(json, results); key >= 0; key = azoi_json_next(json, key + 1)) {
+        char name[32];
+        char severity[16];
+        size_t len = strlen(r->filters);
+        if (azoi_json_kind_of(json, results) != AZOI_JSON_OBJECT ||
+            !azoi_json_true(json, azoi_json_get(json, key + 1, "filtered"))) {
+            continue;
+        }
+        azoi_clean(name, sizeof name, azoi_json_inner(json, key));
+        azoi_clean(severity, sizeof severity, azoi_json_inner(json, azoi_json_get(json, key + 1, "severity")));
+        snprintf(r->filters + len, sizeof r->filters - len, "%s%s%s%s", len > 0 ? ", " : "", name,
+                 severity[0] != '\0' ? " " : "", severity);
+    }
+}
+
+static void azoi_refusal_read_json(azoi_refusal *r, const azoi_json *json) {
+    int error = azoi_json_any(json, 0, "error", NULL, NULL);
+    int holder = azoi_json_kind_of(json, error) == AZOI_JSON_OBJECT ? error : 0;
+    int message = azoi_json_any(json, holder, "message", NULL, NULL);
+    if (azoi_json_kind_of(json, message) != AZOI_JSON_STRING) {
+        message = azoi_json_kind_of(json, error) == AZOI_JSON_STRING ? error
+                                                                     : azoi_json_any(json, 0, "message", "detail", NULL);
+    }
+    int inner = azoi_json_any(json, holder, "innererror", "inner_error", "innerError");
+    int code = azoi_json_any(json, holder, "code", "type", NULL);
+    azoi_refusal_text(r, json, code, r->code, sizeof r->code);
+    azoi_refusal_text(r, json, azoi_json_get(json, inner, "code"), r->inner, sizeof r->inner);
+    azoi_refusal_text(r, json, azoi_json_any(json, holder, "param", NULL, NULL), r->param, sizeof r->param);
+    azoi_refusal_text(r, json, message, r->detail, sizeof r->detail);
+    azoi_refusal_filters(r, json, azoi_json_any(json, inner, "content_filter_result", "content_filter_results", NULL));
+}
+
+/* Whether the text may stand in a sentence of ours. */
+static bool azoi_is_word(const char *text) {
+    for (size_t i = 0; text[i] != '\0'; i++) {
+        if (!azoi_is_alpha(text[i]) && !azoi_is_digit(text[i]) && strchr("_-.[]", text[i]) == NULL) {
+            return false;
+        }
+    }
+    return text[0] != '\0';
+}
+
+/* "PermissionDenied, HTTP 401, request 3f..." */
+static void azoi_refusal_number(azoi_refusal *r) {
+    char status[32] = "inside the stream";
+    char id[64];
+    if (r->status != 0) {
+        snprintf(status, sizeof status, "HTTP %d", r->status);
+    }
+    bool named = azoi_is_word(r->code) && strcmp(r->code, status + 5) != 0;
+    azoi_clean(id, sizeof id, azoi_request_id(r->job->head.headers));
+    bool known = azoi_is_word(id);
+    snprintf(r->numbers, sizeof r->numbers, "%s%s%s%s%s", named ? r->code : "", named ? ", " : "", status,
+             known ? ", request " : "", known ? id : "");
+}
+
+static void azoi_refusal_read(azoi_refusal *r, azo_str body) {
+    azoi_json json;
+    body = azoi_trim(body);
+    if ((azoi_starts(body, "{")) && azoi_json_parse(&r->job->client->tokens, body, &json, NULL) == AZO_OK) {
+        azoi_refusal_read_json(r, &json);
+    } else if (!azoi_starts(body, "{") && !azoi_starts(body, "[")) { /* half a JSON text could be half a prompt */
+        azoi_buf *b = &r->job->client->decoded;
+        if (azoi_buf_set(b, body)) {
+            azoi_hide(r->job, b);
+            azoi_clean(r->detail, sizeof r->detail, azoi_buf_view(b));
+        }
+    }
+    azoi_refusal_number(r);
+}
+
+/* By service code first: a missing role is a 401, and inside a stream there is no status. */
+static azo_result azoi_refusal_result(const azoi_refusal *r) {
+    azo_str code = azo_s(r->code);
+    uint64_t number = 0;
+    int status = r->status;
+    if (azoi_one_of(code, "content_filter content_policy_violation ResponsibleAIPolicyViolation") ||
+        azoi_one_of(azo_s(r->inner), "ResponsibleAIPolicyViolation")) {
+        return AZO_ERR_CONTENT_FILTER;
+    }
+    if (azoi_one_of(code, "PermissionDenied AuthorizationFailed")) {
+        return AZO_ERR_FORBIDDEN;
+    }
+    if (azoi_one_of(code, "DeploymentNotFound")) {
+        return AZO_ERR_NOT_FOUND;
+    }
+    if (azoi_one_of(code, "rate_limit_exceeded too_many_requests TooManyRequests RateLimitReached insufficient_quota "
+                          "NoCapacity")) {
+        return AZO_ERR_RATE_LIMIT;
+    }
+    if (status == 0 && azoi_parse_u64(code, &number) && number >= 400 && number <= 599) {
+        status = (int)number;
+    }
+    if (status == 0) {
+        return azoi_one_of(code, "invalid_request_error invalid_prompt context_length_exceeded BadRequest")
+                   ? AZO_ERR_BAD_REQUEST
+                   : AZO_ERR_SERVICE;
+    }
+    switch (status) {
+    case 401:
+        return AZO_ERR_UNAUTHORIZED;
+    case 403:
+        return AZO_ERR_FORBIDDEN;
+    case 404:
+    case 410:
+        return AZO_ERR_NOT_FOUND;
+    case 408:
+    case 409:
+        return AZO_ERR_SERVICE;
+    case 429:
+        return AZO_ERR_RATE_LIMIT;
+    default:
+        return status >= 500 && status <= 599 ? AZO_ERR_SERVICE
+               : status >= 400 && status <= 499 ? AZO_ERR_BAD_REQUEST : AZO_ERR_HTTP;
+    }
+}
+
+static bool azoi_is_regional(const azo_request *job) {
+    return azoi_ends_ci(job->spec.origin.host, ".api.cognitive.microsoft.com") && job->slot != NULL;
+}
+
+static azo_result azoi_say_regional(azoi_refusal *r, azo_result code) {
+    (void)azoi_fail(r->error, code, "%s is a regional address, which takes API keys only (%s). Use the resource's own "
+                    "address, like https://name.openai.azure.com.", r->job->spec.origin.host.ptr, r->numbers);
+    r->error->who = AZO_WHO_PROGRAM;
+    return code;
+}
+
+static azo_result azoi_say_unauthorized(azoi_refusal *r) {
+    const azo_request *job = r->job;
+    azo_str words = azo_s(r->detail);
+    if (azoi_is_regional(job)) {
+        return azoi_say_regional(r, AZO_ERR_UNAUTHORIZED);
+    }
+    if (azoi_contains_ci(words, "subscription key")) {
+        (void)azoi_fail(r->error, AZO_ERR_UNAUTHORIZED, "API Management wants a subscription key of its own (%s). Give "
+                        "it in azo_client_desc.headers as Ocp-Apim-Subscription-Key, or name the header of the API key "
+                        "in auth_header.", r->numbers);
+        r->error->who = AZO_WHO_PROGRAM;
+    } else if (job->slot == NULL) {
+        (void)azoi_fail(r->error, AZO_ERR_UNAUTHORIZED, "The API key is not accepted by %s (%s). Take the key of this "
+                        "very resource, without spaces; it may also have been renewed.", job->spec.origin.host.ptr,
+                        r->numbers);
+        r->error->who = AZO_WHO_PROGRAM;
+    } else if (azoi_contains_ci(words, "audience")) {
+        (void)azoi_fail(r->error, AZO_ERR_UNAUTHORIZED, "The token is missing, expired or for another audience than %s "
+                        "wants (%s). The scope was %s; if that is not the one that detail names, set "
+                        "azo_client_desc.scope.", job->spec.origin.host.ptr, r->numbers, job->slot->scope.data);
+        r->error->who = AZO_WHO_PROGRAM;
+    } else {
+        (void)azoi_fail(r->error, AZO_ERR_UNAUTHORIZED, "The token is not accepted by %s (%s). Check that it comes from "
+                        "the resource's tenant and that its scope, %s, fits.", job->spec.origin.host.ptr, r->numbers,
+                        job->slot->scope.data);
+    }
+    return AZO_ERR_UNAUTHORIZED;
+}
+
+static azo_result azoi_say_forbidden(azoi_refusal *r) {
+    azo_str words = azo_s(r->detail);
+    azo_str policy = azoi_header(r->job->head.headers, "policy-id");
+    bool network = azoi_equal_ci(policy, "ThrowExceptionDueToTrafficDenied") || azoi_contains_ci(words, "network") ||
+                   azoi_contains_ci(words, "firewall") || azoi_contains_ci(words, "public access") ||
+                   azoi_contains_ci(words, "private endpoint");
+    if (azoi_one_of(azo_s(r->code), "PermissionDenied AuthorizationFailed")) {
+        return azoi_fail(r->error, AZO_ERR_FORBIDDEN, "The identity signed in but may not call this deployment (%s). "
+                         "Give it the role Cognitive Services OpenAI User on the resource and wait five minutes; Owner "
+                         "and Contributor do not suffice.", r->numbers);
+    }
+    if (azoi_one_of(azo_s(r->code), "AuthenticationTypeDisabled") ||
+        (r->job->slot == NULL && azoi_contains_ci(words, "disabled"))) {
+        return azoi_fail(r->error, AZO_ERR_FORBIDDEN, "The resource does not take API keys (%s). Sign in with Entra ID: "
+                         "leave api_key out, or have key access enabled.", r->numbers);
+    }
+    if (network) {
+        return azoi_fail(r->error, AZO_ERR_FORBIDDEN, "The resource's network rules keep this machine out (%s). Have its "
+                         "address allowed in the resource's networking settings, or call through a private endpoint.",
+                         r->numbers);
+    }
+    return azoi_fail(r->error, AZO_ERR_FORBIDDEN, "%s forbids this call (%s). Ask the owner of the resource about network "
+                     "rules, suspension and roles; detail has the server's words.", r->job->spec.origin.host.ptr,
+                     r->numbers);
+}
+
+/* YYYY-MM-DD, maybe with -preview: not a model's version such as 0613. */
+static bool azoi_is_api_version(const char *text) {
+    static const char shape[] = "dddd-dd-dd";
+    size_t i;
+    for (i = 0; shape[i] != '\0'; i++) {
+        if (shape[i] == 'd' ? !azoi_is_digit(text[i]) : text[i] != shape[i]) {
+            return false;
+        }
+    }
+    return text[i] == '\0' || strcmp(text + i, "-preview") == 0;
+}
+
+static azo_result azoi_say_not_found(azoi_refusal *r) {
+    const azo_request *job = r->job;
+    const azoi_answer *answer = (const azoi_answer *)job->data;
+    const char *host = job->spec.origin.host.ptr;
+    size_t path = azoi_find(job->spec.target, '?');
+    int shown = path < 120 ? (int)path : 120; /* without the query, which may hold a key */
+    if (azoi_one_of(azo_s(r->code), "DeploymentNotFound model_not_found") && answer->deployment[0] != '\0') {
+        return azoi_fail(r->error, AZO_ERR_NOT_FOUND, "No deployment named '%s' on %s (%s). Use the deployment name, not "
+                         "the model name; new ones need a few minutes.", answer->deployment, host, r->numbers);
+    }
+    if (azoi_one_of(azo_s(r->code), "DeploymentNotFound model_not_found")) {
+        return azoi_fail(r->error, AZO_ERR_NOT_FOUND, "No such deployment on %s (%s). Use the deployment name, not the "
+                         "model name; new ones need a few minutes.", host, r->numbers);
+    }
+    if (answer->dated && !azoi_is_api_version(answer->version)) {
+        (void)azoi_fail(r->error, AZO_ERR_NOT_FOUND, "%s has no %.*s under api_version '%s' (%s). An API version looks "
+                        "like 2024-10-21 or 2025-04-01-preview; it is not the model's version.", host, shown,
+                        job->spec.target.ptr, answer->version, r->numbers);
+    } else if (answer->dated) {
+        (void)azoi_fail(r->error, AZO_ERR_NOT_FOUND, "%s has no %.*s under api_version %s (%s). Check the endpoint, the "
+                        "deployment's name, and that this version offers the operation.", host, shown,
+                        job->spec.target.ptr, answer->version, r->numbers);
+    } else {
+        (void)azoi_fail(r->error, AZO_ERR_NOT_FOUND, "%s has no %.*s (%s). Check the endpoint and the deployment's name; "
+                        "a resource or gateway without the v1 API wants an api_version.", host, shown,
+                        job->spec.target.ptr, r->numbers);
+    }
+    r->error->who = AZO_WHO_PROGRAM;
+    return AZO_ERR_NOT_FOUND;
+}
+
+static azo_result azoi_say_rate_limit(azoi_refusal *r) {
+    const azo_request *job = r->job;
+    int status = r->status != 0 ? r->status : 429;
+    int32_t wait = azoi_retry_after(job->head.headers, status, azoi_net_unix(&job->client->net));
+    char policy[64];
+    char advice[64] = "Wait";
+    azoi_clean(policy, sizeof policy, azoi_header(job->head.headers, "policy-id"));
+    bool named = azoi_is_word(policy);
+    bool calls = azoi_contains_ci(azo_s(policy), "call") || azoi_contains_ci(azo_s(policy), "request");
+    if (wait > 0) {
+        snprintf(advice, sizeof advice, "Wait %ld s (retry_after_ms)", (long)(wait / 1000 + (wait % 1000 > 0)));
+    }
+    (void)azoi_fail(r->error, AZO_ERR_RATE_LIMIT, "Quota exceeded; %d attempt%s made (%s%s%s). %s or raise the "
+                    "deployment's %s per minute.", job->attempts, job->attempts == 1 ? "" : "s", r->numbers,
+                    named ? ", policy " : "", named ? policy : "", advice, calls ? "requests" : "tokens");
+    r->error->retry_after_ms = wait;
+    if (azoi_one_of(azo_s(r->code), "insufficient_quota")) {
+        r->error->who = AZO_WHO_RESOURCE;
+    }
+    return AZO_ERR_RATE_LIMIT;
+}
+
+static azo_result azoi_say_service(azoi_refusal *r) {
+    const char *host = r->job->spec.origin.host.ptr;
+    if (r->status == 408) {
+        return azoi_fail(r->error, AZO_ERR_SERVICE, "%s gave up before the answer was ready (%s). Ask with `stream`, which "
+                         "keeps the gateway awake, or for a shorter answer.", host, r->numbers);
+    }
+    if (r->status == 409) {
+        return azoi_fail(r->error, AZO_ERR_SERVICE, "The request collided with another one at %s (%s). Wait a little and "
+                         "try again.", host, r->numbers);
+    }
+    return azoi_fail(r->error, AZO_ERR_SERVICE, "%s failed%s (%s). Try again later; if it lasts, give these numbers to its "
+                     "support.", host, r->status == 0 ? " while it answered" : "", r->numbers);
+}
+
+static azo_result azoi_say_bad_request(azoi_refusal *r) {
+    const azo_request *job = r->job;
+    const char *host = job->spec.origin.host.ptr;
+    azo_str code = azo_s(r->code);
+    bool param = azoi_is_word(r->param);
+    if (azoi_is_regional(job) && azoi_contains_ci(azo_s(r->detail), "key")) {
+        return azoi_say_regional(r, AZO_ERR_BAD_REQUEST);
+    }
+    if (azoi_one_of(code, "unsupported_parameter") && strcmp(r->param, "max_tokens") == 0) {
+        return azoi_fail(r->error, AZO_ERR_BAD_REQUEST, "This model does not take max_tokens (%s). Set "
+                         "max_completion_tokens instead.", r->numbers);
+    }
+    if (r->status == 413 || azoi_one_of(code, "context_length_exceeded tokens_limit_reached string_above_max_length")) {
+        return azoi_fail(r->error, AZO_ERR_BAD_REQUEST, "The request of %zu bytes is too long for %s (%s). Send fewer or "
+                         "shorter messages.", job->spec.body.len, host, r->numbers);
+    }
+    if (r->status == 431) {
+        return azoi_fail(r->error, AZO_ERR_BAD_REQUEST, "The request's headers are too many or too large for %s (%s). Send "
+                         "at most ten headers of your own.", host, r->numbers);
+    }
+    if (azoi_contains_ci(azo_s(r->detail), "api version") || azoi_contains_ci(azo_s(r->detail), "api-version")) {
+        return azoi_fail(r->error, AZO_ERR_BAD_REQUEST, "%s objects to the API version '%s' (%s). Set "
+                         "azo_client_desc.api_version to one that detail accepts.", host,
+                         ((const azoi_answer *)job->data)->version, r->numbers);
+    }
+    return azoi_fail(r->error, AZO_ERR_BAD_REQUEST, "%s refused the request%s%s (%s). See detail for the server's words, and "
+                     "correct the call.", host, param ? " because of " : "", param ? r->param : "", r->numbers);
+}
+
+static azo_result azoi_say(azoi_refusal *r, azo_result code) {
+    switch (code) {
+    case AZO_ERR_CONTENT_FILTER:
+        return azoi_fail(r->error, code, "The content filter blocked the %s%s%s (%s). Reword the text, or ask the owner of "
+                         "the resource for another filter configuration.", r->status == 0 ? "answer" : "prompt",
+                         r->filters[0] != '\0' ? ": " : "", r->filters, r->numbers);
+    case AZO_ERR_UNAUTHORIZED:
+        return azoi_say_unauthorized(r);
+    case AZO_ERR_FORBIDDEN:
+        return azoi_say_forbidden(r);
+    case AZO_ERR_NOT_FOUND:
+        return azoi_say_not_found(r);
+    case AZO_ERR_RATE_LIMIT:
+        return azoi_say_rate_limit(r);
+    case AZO_ERR_SERVICE:
+        return azoi_say_service(r);
+    case AZO_ERR_BAD_REQUEST:
+        return azoi_say_bad_request(r);
+    default:
+        return azoi_fail(r->error, code, "%s answered with a status that makes no sense here (%s). Check what stands "
+                         "between here and the service.", r->job->spec.origin.host.ptr, r->numbers);
+    }
+}
+
+/* Status 0: the refusal came inside a stream that began well. */
+static azo_result azoi_refuse(azo_request *job, int status, azo_str body) {
+    azoi_refusal r;
+    memset(&r, 0, sizeof r);
+    r.job = job;
+    r.error = &job->error;
+    r.status = status;
+    azoi_refusal_read(&r, body);
+    azo_result code = azoi_say(&r, azoi_refusal_result(&r));
+    memcpy(job->error.service_code, r.code, sizeof r.code);
+    memcpy(job->error.detail, r.detail, sizeof r.detail);
+    return code;
+}
+
+static azo_result azoi_refused(azo_request *job) {
+    return azoi_refuse(job, job->head.status, azoi_buf_view(&job->body));
+}
+
+/* ---- request bodies ---- */
+
+typedef struct azoi_writer {
+    azoi_buf *out;
+    azo_error *error;
+    azo_str extra;     /* the object of extra_json: a field that stands in it too is an error */
+    azo_result result; /* the first failure */
+} azoi_writer;
+
+/* Compares a key as it is written with a name, whatever escapes spell it. */
+static bool azoi_key_is(azo_str key, const char *name) {
+    char unit[4];
+    azo_str left = azo_s(name);
+    while (key.len > 0) {
+        azo_str piece = azoi_json_decoded(&key, unit);
+        if (piece.len > left.len || memcmp(piece.ptr, left.ptr, piece.len) != 0) {
+            return false;
+        }
+        left = azoi_skip(left, piece.len);
+    }
+    return left.len == 0;
+}
+
+static void azoi_write_fail(azoi_writer *w, azo_result result) {
+    w->result = w->result == AZO_OK ? result : w->result;
+}
+
+/* A member's name, with the comma before it. */
+static void azoi_name(azoi_buf *b, const char *name) {
+    if (b->len > 0 && b->data[b->len - 1] != '{') {
+        azoi_buf_char(b, ',');
+    }
+    azoi_buf_char(b, '"');
+    azoi_buf_puts(b, name);
+    azoi_buf_puts(b, "\":");
+}
+
+static void azoi_forbid_extra(azoi_writer *w, const char *name) {
+    azo_str rest = w->extra;
+    azo_str key;
+    azo_str value;
+    while (rest.len > 0 && azoi_json_step(&rest, &key, &value)) {
+        if (azoi_key_is(key, name)) {
+            azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "extra_json sets \"%s\" (%zu bytes), which the "
+                                         "library writes itself. Use the field of the desc instead.", name, value.len));
+        }
+    }
+}
+
+/* A member of the request itself. */
+static void azoi_field(azoi_writer *w, const char *name) {
+    azoi_forbid_extra(w, name);
+    azoi_name(w->out, name);
+}
+
+/* The user's JSON without white space round it; of the kind that begins with `open`, 0 meaning any. */
+static azo_str azoi_checked(azoi_writer *w, const char *what, const char *text, char open) {
+    azo_str json = azoi_trim(azo_s(text));
+    size_t offset = 0;
+    if (!azoi_json_check(json, &offset)) {
+        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s is not valid JSON (byte %zu). Correct it: it would "
+                                     "be sent as it is.", what, offset));
+        return azoi_view(NULL, 0);
+    }
+    if (open != '\0' && json.ptr[0] != open) {
+        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s is JSON of another kind than an object (%zu bytes). "
+                                     "Begin it with a brace.", what, json.len));
+        return azoi_view(NULL, 0);
+    }
+    return json;
+}
+
+static void azoi_member_text(azoi_buf *b, const char *name, const char *text) {
+    if (text != NULL) {
+        azoi_name(b, name);
+        azoi_json_quote(b, azo_s(text));
+    }
+}
+
+static void azoi_field_text(azoi_writer *w, const char *name, const char *text) {
+    if (text != NULL) {
+        azoi_field(w, name);
+        azoi_json_quote(w->out, azo_s(text));
+    }
+}
+
+static void azoi_field_object(azoi_writer *w, const char *name, const char *what, const char *text) {
+    if (text != NULL) {
+        azoi_field(w, name);
+        azoi_buf_str(w->out, azoi_checked(w, what, text, '{'));
+    }
+}
+
+static void azoi_field_num(azoi_writer *w, const char *name, azo_opt_num number) {
+    if (!number.set) {
+        return;
+    }
+    azoi_field(w, name);
+    if (number.value - number.value == 0) {
+        azoi_print_double(w->out, number.value);
+    } else {
+        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "The field %s is infinite or no number. Give a finite "
+                                     "one.", name));
+    }
+}
+
+static void azoi_field_int(azoi_writer *w, const char *name, azo_opt_int number) {
+    if (number.set) {
+        azoi_field(w, name);
+        azoi_buf_int(w->out, number.value);
+    }
+}
+
+static void azoi_field_bool(azoi_writer *w, const char *name, azo_opt_bool flag) {
+    if (flag.set) {
+        azoi_field(w, name);
+        azoi_buf_puts(w->out, flag.value ? "true" : "false");
+    }
+}
+
+static void azoi_field_count(azoi_writer *w, const char *name, int32_t count) {
+    if (count < 0) {
+        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "The field %s is negative (%ld). Give a positive number, "
+                                     "or 0 to leave it out.", name, (long)count));
+    } else if (count > 0) {
+        azoi_field(w, name);
+        azoi_buf_int(w->out, count);
+    }
+}
+
+static void azoi_write_message(azoi_writer *w, const azo_message *m, const char *where) {
+    azoi_buf *b = w->out;
+    if (m->raw_json != NULL) {
+        azoi_buf_str(b, azoi_checked(w, where, m->raw_json, '{'));
+        return;
+    }
+    if (m->role == NULL) {
+        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s has no role. Set role, or raw_json (NULL in the "
+                                     "reply of a call that failed).", where));
+        return;
+    }
+    if (m->content != NULL && m->content_json != NULL) {
+        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s has both content and content_json. Leave one of "
+                                     "them out.", where));
+        return;
+    }
+    if (m->content == NULL && m->content_json == NULL && !azoi_one_of(azo_s(m->role), "assistant function")) {
+        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s has no content. Set content, or content_json "
+                                     "(\"null\" sends null).", where));
+        return;
+    }
+    azoi_buf_char(b, '{');
+    azoi_member_text(b, "role", m->role);
+    if (m->content != NULL) {
+        azoi_member_text(b, "content", m->content);
+    } else {
+        azoi_name(b, "content");
+        azoi_buf_str(b, m->content_json != NULL ? azoi_checked(w, where, m->content_json, '\0') : azo_s("null"));
+    }
+    azoi_member_text(b, "name", m->name);
+    azoi_member_text(b, "tool_call_id", m->tool_call_id);
+    azoi_buf_char(b, '}');
+}
+
+/* ---- histories ---- */
+
+AZO_API azo_result azo_history_open(azo_client *client, azo_history **out, azo_error *err) {
+    if (err != NULL) {
+        azoi_error_clear(err);
+    }
+    if (out != NULL) {
+        *out = NULL;
+    }
+    if (client == NULL || out == NULL) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "azo_history_open got NULL (argument %d). Pass a client and the address "
+                         "of a pointer.", client == NULL ? 1 : 2);
+    }
+    azo_history *h = (azo_history *)azoi_alloc(&client->allocator, sizeof *h);
+    if (h == NULL) {
+        return azoi_memory(err);
+    }
+    h->allocator = client->allocator;
+    azoi_buf_init(&h->text, &h->allocator, SIZE_MAX / 2, false);
+    *out = h;
+    return AZO_OK;
+}
+
+AZO_API void azo_history_close(azo_history *history) {
+    if (history != NULL) {
+        azo_allocator allocator = history->allocator;
+        azoi_buf_free(&history->text);
+        azoi_free(&allocator, history->ends, history->cap * sizeof *history->ends);
+        azoi_free(&allocator, history, sizeof *history);
+    }
+}
+
+static bool azoi_history_room(azo_history *h) {
+    if (h->count < h->cap) {
+        return true;
+    }
+    size_t cap = h->cap == 0 ? 16 : h->cap * 2;
+    size_t size;
+    if (!azoi_product(cap, sizeof *h->ends, &size)) {
+        return false;
+    }
+    size_t *ends = (size_t *)azoi_resize(&h->allocator, h->ends, h->cap * sizeof *h->ends, size);
+    if (ends == NULL) {
+        return false;
+    }
+    h->ends = ends;
+    h->cap = cap;
+    return true;
+}
+
+AZO_API azo_result azo_history_add(azo_history *history, const azo_message *message, azo_error *err) {
+    if (err != NULL) {
+        azoi_error_clear(err);
+    }
+    if (history == NULL || message == NULL) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "azo_history_add got NULL (argument %d). Pass a history and a message.",
+                         history == NULL ? 1 : 2);
+    }
+    if (!azoi_history_room(history)) {
+        return azoi_memory(err);
+    }
+    azoi_writer w = {&history->text, err, {NULL, 0}, AZO_OK};
+    size_t before = history->text.len;
+    if (history->count > 0) {
+        azoi_buf_char(w.out, ',');
+    }
+    azoi_write_message(&w, message, "The message");
+    if (w.result == AZO_OK) {
+        w.result = azoi_buf_failed(w.out, err, "The history");
+    }
+    if (w.result != AZO_OK) {
+        w.out->failed = AZO_OK;
+        w.out->len = before;
+        if (w.out->data != NULL) {
+            w.out->data[before] = '\0';
+        }
+        return w.result;
+    }
+    history->ends[history->count] = history->text.len;
+    history->count++;
+    return AZO_OK;
+}
+
+AZO_API azo_result azo_history_add_reply(azo_history *history, const azo_chat_reply *reply, azo_error *err) {
+    if (err != NULL) {
+        azoi_error_clear(err);
+    }
+    if (reply == NULL || reply->message_json.ptr == NULL) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The reply has no message to add (%d choices). Add replies of calls that "
+                         "went well.", reply == NULL ? 0 : (int)reply->choice_count);
+    }
+    azo_message message = azo_same(reply);
+    return azo_history_add(history, &message, err);
+}
+
+AZO_API size_t azo_history_count(const azo_history *history) {
+    return history != NULL ? history->count : 0;
+}
+
+AZO_API void azo_history_remove(azo_history *history, size_t first, size_t count) {
+    if (history == NULL || first >= history->count || count == 0) {
+        return;
+    }
+    azo_history *h = history;
+    count = count < h->count - first ? count : h->count - first;
+    size_t from = first > 0 ? h->ends[first - 1] : 0;      /* at the comma before it, if there is one */
+    size_t to = h->ends[first + count - 1];
+    to += first == 0 && count < h->count ? 1 : 0;          /* else the comma behind it goes */
+    memmove(h->text.data + from, h->text.data + to, h->text.len - to + 1);
+    h->text.len -= to - from;
+    for (size_t i = first + count; i < h->count; i++) {
+        h->ends[i - count] = h->ends[i] - (to - from);
+    }
+    h->count -= count;
+}
+
+/* ---- chat: the request ---- */
+
+static void azoi_chat_messages_write(azoi_writer *w, const azo_chat_desc *desc) {
+    azoi_buf *b = w->out;
+    size_t count = azo_history_count(desc->history);
+    azoi_field(w, "messages");
+    azoi_buf_char(b, '[');
+    if (count > 0) {
+        azoi_buf_str(b, azoi_buf_view(&desc->history->text));
+    }
+    for (size_t i = 0; i < desc->message_count && w->result == AZO_OK && desc->messages != NULL; i++) {
+        char where[32];
+        snprintf(where, sizeof where, "messages[%zu]", i);
+        if (count + i > 0) {
+            azoi_buf_char(b, ',');
+        }
+        azoi_write_message(w, &desc->messages[i], where);
+    }
+    azoi_buf_char(b, ']');
+    if (count == 0 && (desc->message_count == 0 || desc->messages == NULL)) {
+        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "The call has no messages (message_count %zu). Give "
+                                     "messages, a history, or both.", desc->message_count));
+    }
+}
+
+static void azoi_chat_tools_write(azoi_writer *w, const azo_chat_desc *desc) {
+    azoi_buf *b = w->out;
+    if (desc->tool_count == 0 || desc->tools == NULL) {
+        return;
+    }
+    azoi_field(w, "tools");
+    for (size_t i = 0; i < desc->tool_count; i++) {
+        const azo_tool *tool = &desc->tools[i];
+        char where[48];
+        snprintf(where, sizeof where, "tools[%zu].parameters_json", i);
+        if (tool->name == NULL) {
+            azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "tools[%zu] has no name. Give it one.", i));
+            return;
+        }
+        azoi_buf_puts(b, i == 0 ? "[" : ",");
+        azoi_buf_puts(b, "{\"type\":\"function\",\"function\":{");
+        azoi_member_text(b, "name", tool->name);
+        azoi_member_text(b, "description", tool->description);
+        if (tool->strict.set) {
+            azoi_name(b, "strict");
+            azoi_buf_puts(b, tool->strict.value ? "true" : "false");
+        }
+        if (tool->parameters_json != NULL) {
+            azoi_name(b, "parameters");
+            azoi_buf_str(b, azoi_checked(w, where, tool->parameters_json, '{'));
+        }
+        azoi_buf_puts(b, "}}");
+    }
+    azoi_buf_char(b, ']');
+}
+
+static void azoi_chat_tool_choice_write(azoi_writer *w, const char *choice) {
+    if (choice == NULL) {
+        return;
+    }
+    if (azoi_starts(azoi_trim(azo_s(choice)), "{")) {
+        azoi_field_object(w, "tool_choice", "tool_choice", choice);
+    } else if (strcmp(choice, "auto") == 0 || strcmp(choice, "none") == 0 || strcmp(choice, "required") == 0) {
+        azoi_field_text(w, "tool_choice", choice);
+    } else {
+        azoi_field(w, "tool_choice");
+        azoi_buf_puts(w->out, "{\"type\":\"function\",\"function\":{");
+        azoi_member_text(w->out, "name", choice);
+        azoi_buf_puts(w->out, "}}");
+    }
+}
+
+/* Opens the body: extra_json is looked at first, since every field is compared with it. */
+static azoi_writer azoi_write_open(azoi_draft *d, const char *extra_json) {
+    azoi_writer w = {&d->client->scratch, d->error, {NULL, 0}, AZO_OK};
+    d->body.at = w.out->len;
+    if (extra_json != NULL) {
+        w.extra = azoi_checked(&w, "extra_json", extra_json, '{');
+    }
+    azoi_buf_char(w.out, '{');
+    if (d->dated) {
+        azoi_forbid_extra(&w, "model"); /* the path names it */
+    } else {
+        azoi_field(&w, "model");
+        size_t len = d->deployment.len;
+        (void)azoi_buf_reserve(w.out, 6 * len + 2); /* quoted from this very buffer, which must not move */
+        azoi_json_quote(w.out, azoi_draft_view(d, d->deployment));
+    }
+    return w;
+}
+
+static azo_result azoi_write_close(azoi_writer *w, azoi_draft *d) {
+    if (w->extra.len > 0) {
+        azo_str members = azoi_trim(azoi_view(w->extra.ptr + 1, w->extra.len - 2));
+        if (members.len > 0 && w->out->len > 0 && w->out->data[w->out->len - 1] != '{') {
+            azoi_buf_char(w->out, ',');
+        }
+        azoi_buf_str(w->out, members);
+    }
+    azoi_buf_char(w->out, '}');
+    d->body.len = w->out->len - d->body.at;
+    return w->result != AZO_OK ? w->result : azoi_buf_failed(w->out, d->error, "The request");
+}
+
+static azo_result azoi_chat_write(azoi_draft *d, const azo_chat_desc *desc, bool stream) {
+    azoi_writer w = azoi_write_open(d, desc->extra_json);
+    azoi_chat_messages_write(&w, desc);
+    azoi_chat_tools_write(&w, desc);
+    azoi_chat_tool_choice_write(&w, desc->tool_choice);
+    azoi_field_object(&w, "response_format", "response_format_json", desc->response_format_json);
+    azoi_field_text(&w, "reasoning_effort", desc->reasoning_effort);
+    azoi_field_text(&w, "user", desc->user);
+    azoi_field_num(&w, "temperature", desc->temperature);
+    azoi_field_num(&w, "top_p", desc->top_p);
+    azoi_field_num(&w, "presence_penalty", desc->presence_penalty);
+    azoi_field_num(&w, "frequency_penalty", desc->frequency_penalty);
+    azoi_field_count(&w, "max_completion_tokens", desc->max_completion_tokens);
+    azoi_field_count(&w, "max_tokens", desc->max_tokens);
+    azoi_field_count(&w, "n", desc->n);
+    azoi_field_int(&w, "seed", desc->seed);
+    azoi_field_bool(&w, "logprobs", desc->logprobs);
+    azoi_field_int(&w, "top_logprobs", desc->top_logprobs);
+    azoi_field_bool(&w, "parallel_tool_calls", desc->parallel_tool_calls);
+    if (!stream) {
+        azoi_forbid_extra(&w, "stream");
+        return azoi_write_close(&w, d);
+    }
+    azoi_field(&w, "stream");
+    azoi_buf_puts(w.out, "true");
+    if (desc->include_usage.set) {
+        azoi_field(&w, "stream_options");
+        azoi_buf_puts(w.out, desc->include_usage.value ? "{\"include_usage\":true}" : "{\"include_usage\":false}");
+    }
+    return azoi_write_close(&w, d);
+}
+
+/* ---- chat: the reply as it grows ---- */
+
+static azo_str azoi_span_view(const azoi_buf *arena, const azoi_span *span) {
+    return span->room > 0 ? azoi_view(arena->data + span->at, span->len) : azoi_view(NULL, 0);
+}
+
+/* Room for `len` bytes and a NUL. The text at the end of the arena grows where it is; another one moves there and
+ * doubles, so that interleaved choices cost no more than their length. */
+static bool azoi_span_grow(azoi_buf *arena, azoi_span *span, size_t len) {
+    bool last = span->room > 0 && span->at + span->room == arena->len;
+    if (len < span->room) {
+        return true;
+    }
+    size_t room = last || span->room == 0 ? len + 1 : 2 * len + 1;
+    if (len > SIZE_MAX / 4 || !azoi_buf_reserve(arena, last ? room - span->room : room)) {
+        return false;
+    }
+    if (!last) {
+        if (span->len > 0) {
+            memcpy(arena->data + arena->len, arena->data + span->at, span->len);
+        }
+        span->at = arena->len;
+    }
+    span->room = room;
+    arena->len = span->at + room;
+    arena->data[arena->len] = '\0';
+    return true;
+}
+
+static azo_result azoi_span_add(azo_request *job, azoi_span *span, azo_str text) {
+    azoi_chat *chat = (azoi_chat *)job->data;
+    if (text.len > job->spec.max_body || chat->total > job->spec.max_body - text.len) {
+        return azoi_fail(&job->error, AZO_ERR_LIMIT, "The answer is longer than %zu bytes. Raise max_response_bytes if "
+                         "that much is expected.", job->spec.max_body);
+    }
+    if (!azoi_span_grow(&chat->arena, span, span->len + text.len)) {
+        return azoi_memory(&job->error);
+    }
+    char *at = chat->arena.data + span->at + span->len;
+    if (text.len > 0) {
+        memcpy(at, text.ptr, text.len);
+    }
+    at[text.len] = '\0';
+    span->len += text.len;
+    chat->total += text.len;
+    return AZO_OK;
+}
+
+static azo_result azoi_span_set(azo_request *job, azoi_span *span, azo_str text) {
+    span->len = 0;
+    return azoi_span_add(job, span, text);
+}
+
+/* Makes room for one more; *table may point to `inside`, which is never freed. */
+static bool azoi_table_grow(const azo_allocator *a, void **table, const void *inside, size_t *cap, size_t unit) {
+    size_t more = *cap == 0 ? 4 : *cap * 2; /* the callers bound the count */
+    bool own = *table != inside && *table != NULL;
+    void *grown = azoi_resize(a, own ? *table : NULL, own ? *cap * unit : 0, more * unit);
+    if (grown == NULL) {
+        return false;
+    }
+    if (!own && *cap > 0) {
+        memcpy(grown, *table, *cap * unit);
+    }
+    *table = grown;
+    *cap = more;
+    return true;
+}
+
+/* Finds the choice or makes it; NULL: job->error says why not. */
+static azoi_chat_choice *azoi_chat_choice_at(azo_request *job, int64_t index) {
+    azoi_chat *chat = (azoi_chat *)job->data;
+    size_t i = 0;
+    if (index < 0 || index >= AZOI_MAX_CHOICES) {
+        (void)azoi_fail(&job->error, AZO_ERR_JSON, "The answer has a choice with the impossible index %lld. Report it to "
+                        "whoever runs the service or the gateway before it.", (long long)index);
+        return NULL;
+    }
+    while (i < chat->choice_count && chat->choices[i].index < index) {
+        i++;
+    }
+    if (i < chat->choice_count && chat->choices[i].index == index) {
+        return &chat->choices[i];
+    }
+    if (chat->choice_count == chat->choice_cap) {
+        void *table = chat->choices;
+        if (!azoi_table_grow(&job->allocator, &table, &chat->first, &chat->choice_cap, sizeof *chat->choices)) {
+            (void)azoi_memory(&job->error);
+            return NULL;
+        }
+        chat->choices = (azoi_chat_choice *)table;
+    }
+    memmove(chat->choices + i + 1, chat->choices + i, (chat->choice_count - i) * sizeof *chat->choices);
+    memset(chat->choices + i, 0, sizeof *chat->choices);
+    chat->choices[i].index = (int)index;
+    chat->choice_count++;
+    return &chat->choices[i];
+}
+
+static azoi_chat_tool *azoi_chat_tool_at(azo_request *job, int choice, int64_t index) {
+    azoi_chat *chat = (azoi_chat *)job->data;
+    size_t i = chat->tool_count;
+    if (index < 0 || index >= AZOI_MAX_CALLS) {
+        (void)azoi_fail(&job->error, AZO_ERR_JSON, "The answer has a tool call with the impossible index %lld. Report it to "
+                        "whoever runs the service or the gateway before it.", (long long)index);
+        return NULL;
+    }
+    while (i > 0 && (chat->tools[i - 1].choice > choice ||
+                     (chat->tools[i - 1].choice == choice && chat->tools[i - 1].index > index))) {
+        i--;
+    }
+    if (i > 0 && chat->tools[i - 1].choice == choice && chat->tools[i - 1].index == index) {
+        return &chat->tools[i - 1];
+    }
+    if (chat->tool_count == chat->tool_cap) {
+        void *table = chat->tools;
+        if (!azoi_table_grow(&job->allocator, &table, NULL, &chat->tool_cap, sizeof *chat->tools)) {
+            (void)azoi_memory(&job->error);
+            return NULL;
+        }
+        chat->tools = (azoi_chat_tool *)table;
+    }
+    memmove(chat->tools + i + 1, chat->tools + i, (chat->tool_count - i) * sizeof *chat->tools);
+    memset(chat->tools + i, 0, sizeof *chat->tools);
+    chat->tools[i].choice = choice;
+    chat->tools[i].index = (int)index;
+    chat->tool_count++;
+    return &chat->tools[i];
+}
+
+/* Where a fragment without an index belongs: to the call with its id, to a new one if it brings an id, else to the
+ * last one. */
+static int64_t azoi_chat_tool_guess(const azoi_chat *chat, int choice, azo_str id) {
+    int64_t last = -1;
+    for (size_t i = 0; i < chat->tool_count; i++) {
+        const azoi_chat_tool *tool = &chat->tools[i];
+        if (tool->choice == choice) {
+            if (id.len > 0 && azoi_same(azoi_span_view(&chat->arena, &tool->id), id)) {
+                return tool->index;
+            }
+            last = tool->index;
+        }
+    }
+    return id.len > 0 || last < 0 ? last + 1 : last;
+}
+
+/* ---- chat: a walk over a chunk or a whole reply ----
+ *
+ * What a chunk brings is dealt with in steps: each goes into the reply and then to the callback. A pause ends the walk
+ * behind a step; after it the chunk is walked again, and the steps that were taken are passed over. So whether
+ * something is a step must depend on the chunk alone. */
+
+typedef struct azoi_walk {
+    azo_request *job;
+    azoi_chat *chat;
+    azoi_buf *texts; /* of the step's event */
+    const azoi_json *json;
+    unsigned steps;
+} azoi_walk;
+
+/* Counts a step; true: it was taken before. */
+static bool azoi_walk_taken(azoi_walk *w) {
+    w->steps++;
+    azoi_buf_clear(w->texts);
+    return w->steps <= w->chat->done;
+}
+
+/* The last thing in a step. Anything but OK ends the walk at once. */
+static azo_result azoi_walk_emit(azoi_walk *w, int kind, int choice, azo_str text, const azoi_chat_tool *tool,
+                                 azo_str tool_id, azo_str tool_name) {
+    azo_event event;
+    w->chat->done = w->steps;
+    if (w->chat->on_event == NULL) {
+        return AZO_OK;
+    }
+    memset(&event, 0, sizeof event);
+    event.kind = kind;
+    event.choice = choice;
+    event.tool = tool != NULL ? tool->index : 0;
+    event.text = text;
+    event.tool_id = tool_id;
+    event.tool_name = tool_name;
+    event.json = w->json->text;
+    azoi_callback_enter(w->job);
+    return azoi_callback_leave(w->job, w->chat->on_event(&event, w->chat->user_data));
+}
+
+static azo_result azoi_walk_event(azoi_walk *w, int kind, int choice) {
+    azo_str none = azoi_view(NULL, 0);
+    azo_result r = azoi_buf_failed(w->texts, &w->job->error, "A piece of the answer");
+    return r == AZO_OK ? azoi_walk_emit(w, kind, choice, azoi_buf_view(w->texts), NULL, none, none) : r;
+}
+
+/* content or refusal. */
+static azo_result azoi_walk_text(azoi_walk *w, int token, int choice, int kind) {
+    if (azoi_json_kind_of(w->json, token) != AZOI_JSON_STRING) {
+        return AZO_OK;
+    }
+    azoi_chat_choice *c = azoi_chat_choice_at(w->job, choice);
+    azoi_span *span = kind == AZO_EVENT_TEXT ? &c->text : &c->refusal;
+    if (azoi_json_inner(w->json, token).len == 0) { /* no event, but it is not null either */
+        return azoi_span_add(w->job, span, azoi_view("", 0));
+    }
+    if (azoi_walk_taken(w)) {
+        return AZO_OK;
+    }
+    (void)azoi_json_text(w->json, token, w->texts);
+    azo_result r = azoi_buf_failed(w->texts, &w->job->error, "A piece of the answer");
+    r = r == AZO_OK ? azoi_span_add(w->job, span, azoi_buf_view(w->texts)) : r;
+    return r == AZO_OK ? azoi_walk_event(w, kind, choice) : r;
+}
+
+/* A string decoded, anything else as it is written (some servers send arguments as an object), with a NUL of its own:
+ * texts of one event lie behind one another. Returns where it begins. */
+static size_t azoi_walk_put(azoi_walk *w, int token) {
+    size_t at = w->texts->len;
+    if (!azoi_json_text(w->json, token, w->texts) && azoi_json_kind_of(w->json, token) == AZOI_JSON_OBJECT) {
+        azoi_buf_str(w->texts, azoi_json_raw(w->json, token));
+    }
+    azoi_buf_char(w->texts, '\0');
+    return at;
+}
+
+static bool azoi_walk_has(const azoi_walk *w, int token) {
+    azoi_json_kind kind = azoi_json_kind_of(w->json, token);
+    return (kind == AZOI_JSON_STRING && azoi_json_inner(w->json, token).len > 0) || kind == AZOI_JSON_OBJECT;
+}
+
+/* One tool call of a message (position >= 0), or a fragment of one. */
+static azo_result azoi_walk_tool(azoi_walk *w, int token, int choice, int64_t position) {
+    const azoi_json *json = w->json;
+    bool custom = azoi_json_get(json, token, "custom") >= 0;
+    int function = azoi_json_get(json, token, custom ? "custom" : "function");
+    int id = azoi_json_get(json, token, "id");
+    int name = azoi_json_get(json, function, "name");
+    int arguments = azoi_json_get(json, function, custom ? "input" : "arguments");
+    if ((!azoi_walk_has(w, id) && !azoi_walk_has(w, name) && !azoi_walk_has(w, arguments)) || azoi_walk_taken(w)) {
+        return AZO_OK;
+    }
+    size_t id_at = azoi_walk_put(w, id);
+    size_t name_at = azoi_walk_put(w, name);
+    size_t arguments_at = azoi_walk_put(w, arguments);
+    azo_result r = azoi_buf_failed(w->texts, &w->job->error, "A tool call");
+    if (r != AZO_OK) {
+        return r;
+    }
+    azo_str id_text = azoi_view(w->texts->data + id_at, name_at - id_at - 1);
+    azo_str name_text = azoi_view(w->texts->data + name_at, arguments_at - name_at - 1);
+    azo_str arguments_text = azoi_view(w->texts->data + arguments_at, w->texts->len - arguments_at - 1);
+    int64_t index = position;
+    if (index < 0 && !azoi_json_int(json, azoi_json_get(json, token, "index"), &index)) {
+        index = azoi_chat_tool_guess(w->chat, choice, id_text);
+    }
+    azoi_chat_tool *tool = azoi_chat_tool_at(w->job, choice, index);
+    if (tool == NULL) {
+        return w->job->error.code;
+    }
+    bool first_id = id_text.len > 0 && tool->id.len == 0; /* some servers repeat them with every fragment */
+    bool first_name = name_text.len > 0 && tool->name.len == 0;
+    tool->custom = tool->custom || custom;
+    r = first_id ? azoi_span_set(w->job, &tool->id, id_text) : AZO_OK;
+    r = r == AZO_OK && first_name ? azoi_span_set(w->job, &tool->name, name_text) : r;
+    r = r == AZO_OK ? azoi_span_add(w->job, &tool->arguments, arguments_text) : r;
+    return r != AZO_OK ? r
+                       : azoi_walk_emit(w, AZO_EVENT_TOOL_CALL, choice, arguments_text, tool,
+                                        first_id ? id_text : azoi_view(NULL, 0),
+                                        first_name ? name_text : azoi_view(NULL, 0));
+}
+
+static void azoi_filter_put(azoi_buf *out, azo_str key, azo_str value) {
+    azoi_buf_puts(out, out->len > 1 ? ",\"" : "\"");
+    azoi_buf_str(out, key);
+    azoi_buf_puts(out, "\":");
+    azoi_buf_str(out, value);
+}
+
+/* Filter results come piece by piece; the last one counts for each category. */
+static void azoi_filter_merge(azoi_buf *out, azo_str old, azo_str fresh) {
+    azo_str rest = old;
+    azo_str key;
+    azo_str value;
+    azo_str other;
+    azoi_buf_char(out, '{');
+    while (rest.len > 0 && azoi_json_step(&rest, &key, &value)) {
+        azoi_filter_put(out, key, azoi_json_member(fresh, key, &other) ? other : value);
+    }
+    rest = fresh;
+    while (azoi_json_step(&rest, &key, &value)) {
+        if (old.len == 0 || !azoi_json_member(old, key, &other)) {
+            azoi_filter_put(out, key, value);
+        }
+    }
+    azoi_buf_char(out, '}');
+}
+
+static azo_result azoi_walk_filter(azoi_walk *w, int token, int choice) {
+    if (azoi_json_kind_of(w->json, token) != AZOI_JSON_OBJECT || azoi_json_size(w->json, token) == 0 ||
+        azoi_walk_taken(w)) {
+        return AZO_OK;
+    }
+    azo_str fresh = azoi_json_raw(w->json, token);
+    azoi_span *span = &azoi_chat_choice_at(w->job, choice)->filter;
+    azoi_filter_merge(w->texts, azoi_span_view(&w->chat->arena, span), fresh);
+    azo_result r = azoi_buf_failed(w->texts, &w->job->error, "The filter results");
+    r = r == AZO_OK ? azoi_span_set(w->job, span, azoi_buf_view(w->texts)) : r;
+    if (r != AZO_OK) {
+        return r;
+    }
+    (void)azoi_buf_set(w->texts, fresh);
+    return azoi_walk_event(w, AZO_EVENT_FILTER, choice);
+}
+
+static azo_result azoi_walk_finish(azoi_walk *w, int token, int choice) {
+    if (azoi_json_kind_of(w->json, token) != AZOI_JSON_STRING || azoi_json_inner(w->json, token).len == 0 ||
+        azoi_walk_taken(w)) {
+        return AZO_OK;
+    }
+    azoi_span *span = &azoi_chat_choice_at(w->job, choice)->finish;
+    (void)azoi_json_text(w->json, token, w->texts);
+    azo_result r = azoi_buf_failed(w->texts, &w->job->error, "The finish reason");
+    if (r == AZO_OK && !azoi_equal(azoi_span_view(&w->chat->arena, span), "content_filter")) { /* that one stands */
+        r = azoi_span_set(w->job, span, azoi_buf_view(w->texts));
+    }
+    return r == AZO_OK ? azoi_walk_event(w, AZO_EVENT_FINISH, choice) : r;
+}
+
+static azo_result azoi_walk_choice(azoi_walk *w, int token, int64_t position) {
+    const azoi_json *json = w->json;
+    int64_t index = position;
+    (void)azoi_json_int(json, azoi_json_get(json, token, "index"), &index);
+    if (azoi_json_kind_of(json, token) != AZOI_JSON_OBJECT) {
+        return AZO_OK;
+    }
+    if (azoi_chat_choice_at(w->job, index) == NULL) {
+        return w->job->error.code;
+    }
+    int choice = (int)index;
+    int delta = azoi_json_get(json, token, "delta");
+    bool whole = azoi_json_kind_of(json, delta) != AZOI_JSON_OBJECT;
+    int message = whole ? azoi_json_get(json, token, "message") : delta;
+    azo_result r = azoi_walk_text(w, azoi_json_get(json, message, "content"), choice, AZO_EVENT_TEXT);
+    r = r == AZO_OK ? azoi_walk_text(w, azoi_json_get(json, message, "refusal"), choice, AZO_EVENT_REFUSAL) : r;
+    int calls = azoi_json_get(json, message, "tool_calls");
+    int64_t at = 0;
+    for (int call = azoi_json_first(json, calls); call >= 0 && r == AZO_OK; call = azoi_json_next(json, call)) {
+        if (azoi_json_kind_of(json, call) == AZOI_JSON_OBJECT) {
+            r = azoi_walk_tool(w, call, choice, whole ? at : -1);
+            at++;
+        }
+    }
+    if (r == AZO_OK) {
+        r = azoi_walk_filter(w, azoi_json_any(json, token, "content_filter_results", "content_filter_result", NULL),
+                             choice);
+    }
+    return r == AZO_OK ? azoi_walk_finish(w, azoi_json_get(json, token, "finish_reason"), choice) : r;
+}
+
+/* Of the prompt: an array of {prompt_index, content_filter_results}; choice is -1 in their events. */
+static azo_result azoi_walk_prompt_filters(azoi_walk *w, int token) {
+    azo_result r = AZO_OK;
+    if (azoi_json_kind_of(w->json, token) != AZOI_JSON_ARRAY) {
+        return AZO_OK;
+    }
+    for (int item = azoi_json_first(w->json, token); item >= 0 && r == AZO_OK; item = azoi_json_next(w->json, item)) {
+        int results = azoi_json_any(w->json, item, "content_filter_results", "content_filter_result", NULL);
+        if (azoi_json_kind_of(w->json, results) != AZOI_JSON_OBJECT || azoi_walk_taken(w)) {
+            continue;
+        }
+        r = azoi_span_set(w->job, &w->chat->prompt_filter, azoi_json_raw(w->json, token));
+        azoi_buf_str(w->texts, azoi_json_raw(w->json, results));
+        r = r == AZO_OK ? azoi_walk_event(w, AZO_EVENT_FILTER, -1) : r;
+    }
+    return r;
+}
+
+static azo_result azoi_walk_usage(azoi_walk *w, int token) {
+    const azoi_json *json = w->json;
+    int64_t *counts = w->chat->counts;
+    if (azoi_json_kind_of(json, token) != AZOI_JSON_OBJECT || azoi_walk_taken(w)) {
+        return AZO_OK;
+    }
+    int prompt = azoi_json_get(json, token, "prompt_tokens_details");
+    int completion = azoi_json_get(json, token, "completion_tokens_details");
+    (void)azoi_json_int(json, azoi_json_get(json, token, "prompt_tokens"), &counts[0]);
+    (void)azoi_json_int(json, azoi_json_get(json, prompt, "cached_tokens"), &counts[1]);
+    (void)azoi_json_int(json, azoi_json_get(json, token, "completion_tokens"), &counts[2]);
+    (void)azoi_json_int(json, azoi_json_get(json, completion, "reasoning_tokens"), &counts[3]);
+    azoi_buf_str(w->texts, azoi_json_raw(json, token));
+    azo_result r = azoi_span_set(w->job, &w->chat->usage, azoi_json_raw(json, token));
+    return r == AZO_OK ? azoi_walk_event(w, AZO_EVENT_USAGE, 0) : r;
+}
+
+/* id and model: the first that is not empty. */
+static azo_result azoi_walk_name(azoi_walk *w, const char *name, azoi_span *span) {
+    int token = azoi_json_get(w->json, 0, name);
+    if (span->len > 0 || !azoi_walk_has(w, token) || azoi_json_kind_of(w->json, token) != AZOI_JSON_STRING) {
+        return AZO_OK;
+    }
+    azoi_buf_clear(w->texts);
+    (void)azoi_json_text(w->json, token, w->texts);
+    azo_result r = azoi_buf_failed(w->texts, &w->job->error, "The answer's name");
+    return r == AZO_OK ? azoi_span_set(w->job, span, azoi_buf_view(w->texts)) : r;
+}
+
+static azo_result azoi_walk_chunk(azoi_walk *w) {
+    const azoi_json *json = w->json;
+    int choices = azoi_json_get(json, 0, "choices");
+    bool named_error = azoi_equal(azoi_buf_view(&w->chat->sse.name), "error") && choices < 0;
+    if (named_error || azoi_json_any(json, 0, "error", NULL, NULL) >= 0) {
+        return azoi_refuse(w->job, 0, json->text);
+    }
+    azo_result r = azoi_walk_name(w, "id", &w->chat->id);
+    r = r == AZO_OK ? azoi_walk_name(w, "model", &w->chat->model) : r;
+    if (r == AZO_OK) {
+        r = azoi_walk_prompt_filters(w, azoi_json_any(json, 0, "prompt_filter_results", "prompt_annotations", NULL));
+    }
+    int64_t position = 0;
+    if (azoi_json_kind_of(json, choices) == AZOI_JSON_ARRAY) {
+        for (int item = azoi_json_first(json, choices); item >= 0 && r == AZO_OK; item = azoi_json_next(json, item)) {
+            r = azoi_walk_choice(w, item, position);
+            position++;
+        }
+    }
+    r = r == AZO_OK ? azoi_walk_usage(w, azoi_json_get(json, 0, "usage")) : r;
+    if (r != AZO_OK || w->steps > 0 || azoi_walk_taken(w)) {
+        return r;
+    }
+    return azoi_walk_event(w, AZO_EVENT_OTHER, 0);
+}
+
+/* PENDING: paused; to be called again with the same text. */
+static azo_result azoi_chat_chunk(azo_request *job, azo_str text) {
+    azoi_json json;
+    azo_result r = azoi_json_parse(&job->client->tokens, text, &json, &job->error);
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_walk w = {job, (azoi_chat *)job->data, &job->client->decoded, &json, 0};
+    r = azoi_walk_chunk(&w);
+    if (r == AZO_OK) {
+        w.chat->done = 0;
+    }
+    return r;
+}
+
+/* ---- chat: the stream ---- */
+
+static void azoi_chat_open(azo_request *job) {
+    azoi_chat *chat = (azoi_chat *)job->data;
+    chat->choices = &chat->first;
+    chat->choice_cap = 1;
+    chat->mode = job->ops->data != NULL ? AZOI_STREAM_UNKNOWN : AZOI_STREAM_WHOLE;
+    for (size_t i = 0; i < sizeof chat->counts / sizeof chat->counts[0]; i++) {
+        chat->counts[i] = -1;
+    }
+    azoi_buf_init(&chat->arena, &job->allocator, SIZE_MAX / 2, false);
+    azoi_sse_init(&chat->sse, &job->allocator, job->client->max_event);
+}
+
+static void azoi_chat_drop(azo_request *job) {
+    azoi_chat *chat = (azoi_chat *)job->data;
+    azoi_owned_free(chat->answer.owned);
+    if (chat->choices != &chat->first) {
+        azoi_free(&job->allocator, chat->choices, chat->choice_cap * sizeof *chat->choices);
+    }
+    azoi_free(&job->allocator, chat->tools, chat->tool_cap * sizeof *chat->tools);
+    azoi_buf_free(&chat->arena);
+    azoi_sse_free(&chat->sse);
+}
+
+static void azoi_chat_restart(azo_request *job) {
+    azoi_chat *chat = (azoi_chat *)job->data;
+    azoi_answer answer = chat->answer;
+    azo_event_fn on_event = chat->on_event;
+    void *user_data = chat->user_data;
+    azoi_chat_drop(job);
+    memset(chat, 0, sizeof *chat);
+    chat->answer = answer;
+    chat->answer.owned = NULL;
+    chat->on_event = on_event;
+    chat->user_data = user_data;
+    azoi_chat_open(job);
+}
+
+/* Whether a body that was asked for as a stream is one. Gateways lose the content type, so it does not count. */
+static azoi_stream_mode azoi_stream_decide(azo_str *piece) {
+    while (piece->len > 0 && azoi_is_space(piece->ptr[0])) {
+        *piece = azoi_skip(*piece, 1);
+    }
+    if (piece->len == 0) {
+        return AZOI_STREAM_UNKNOWN;
+    }
+    return piece->ptr[0] == '{' || piece->ptr[0] == '<' ? AZOI_STREAM_WHOLE : AZOI_STREAM_EVENTS;
+}
+
+static azo_result azoi_stream_collect(azo_request *job, azo_str *piece) {
+    azoi_buf_str(&job->body, *piece);
+    *piece = azoi_skip(*piece, piece->len);
+    return azoi_buf_failed(&job->body, &job->error, "The answer (max_response_bytes)");
+}
+
+static bool azoi_is_done_mark(azo_str data) {
+    return azoi_starts(azoi_trim(data), "[DONE]");
+}
+
+/* The line at line_at, which is made a text of its own. */
+static azo_str azoi_chat_line(azoi_chat *chat) {
+    char *line = chat->sse.data.data + chat->line_at;
+    line[chat->line_len] = '\0';
+    return azoi_view(line, chat->line_len);
+}
+
+/* Some gateways forget the blank line between two events, whose data is then joined to no JSON: each line is taken
+ * for itself. */
+static azo_result azoi_chat_lines(azo_request *job) {
+    azoi_chat *chat = (azoi_chat *)job->data;
+    while (chat->line_at < chat->sse.data.len && !chat->ended) {
+        azo_str line = azoi_chat_line(chat);
+        azo_result r = AZO_OK;
+        if (azoi_is_done_mark(line)) {
+            chat->ended = true;
+        } else if (azoi_trim(line).len > 0) {
+            r = azoi_chat_chunk(job, line);
+        }
+        if (r != AZO_OK) {
+            return r;
+        }
+        chat->line_at += chat->line_len + 1;
+        chat->line_len = azoi_find(azoi_skip(azoi_buf_view(&chat->sse.data), chat->line_at), '\n');
+    }
+    return AZO_OK;
+}
+
+/* The event that sse holds, or what a pause left of it. */
+static azo_result azoi_chat_event(azo_request *job) {
+    azoi_chat *chat = (azoi_chat *)job->data;
+    azo_str data = azoi_buf_view(&chat->sse.data);
+    size_t offset;
+    azo_result r = AZO_OK;
+    if (!chat->by_line && azoi_is_done_mark(data)) {
+        chat->ended = true;
+    } else if (!chat->by_line && azoi_find(data, '\n') < data.len && !azoi_json_check(data, &offset)) {
+        chat->by_line = true;
+        chat->line_at = 0;
+        chat->line_len = azoi_find(data, '\n');
+    }
+    if (!chat->ended) {
+        r = chat->by_line ? azoi_chat_lines(job) : azoi_chat_chunk(job, data);
+    }
+    if (r == AZO_OK) {
+        chat->in_event = false;
+        chat->by_line = false;
+        chat->got_event = true;
+    }
+    return r;
+}
+
+static azo_result azoi_chat_data(azo_request *job, azo_str *piece) {
+    azoi_chat *chat = (azoi_chat *)job->data;
+    if (chat->mode == AZOI_STREAM_UNKNOWN) {
+        chat->mode = azoi_stream_decide(piece);
+    }
+    if (chat->mode == AZOI_STREAM_WHOLE) {
+        return azoi_stream_collect(job, piece);
+    }
+    while (!chat->ended) {
+        azo_result r = AZO_OK;
+        if (!chat->in_event) {
+            r = azoi_sse_feed(&chat->sse, piece, &job->error);
+            if (r != AZO_OK) {
+                return r == AZO_PENDING ? AZO_OK : r; /* used up */
+            }
+            chat->in_event = true;
+        }
+        r = azoi_chat_event(job);
+        if (r != AZO_OK) {
+            return r;
+        }
+    }
+    job->complete = true;
+    return AZO_OK;
+}
+
+/* A body in one piece, whether it was asked for or came instead of a stream. */
+static azo_result azoi_chat_whole(azo_request *job) {
+    azoi_chat *chat = (azoi_chat *)job->data;
+    azo_str body = azoi_buf_view(&job->body);
+    azo_str text = azoi_trim(body);
+    azo_result r;
+    if (!azoi_starts(text, "{")) {
+        return azoi_fail(&job->error, AZO_ERR_HTTP, "%s answered with %s instead of JSON (HTTP %d, %zu bytes). Check the "
+                         "endpoint, and what proxy or gateway stands before it.", job->spec.origin.host.ptr,
+                         text.len == 0 ? "nothing" : azoi_starts(text, "<") ? "a web page" : "text", job->head.status,
+                         body.len);
+    }
+    do {
+        r = azoi_chat_chunk(job, body); /* a pause makes no sense any more: all is here */
+    } while (r == AZO_PENDING);
+    if (r == AZO_OK && chat->choice_count == 0) {
+        return azoi_fail(&job->error, AZO_ERR_JSON, "The answer of %zu bytes has no choices. Check that the endpoint is one "
+                         "for chat completions.", body.len);
+    }
+    return r;
+}
+
+static azo_result azoi_chat_event_to_end(azo_request *job) {
+    azo_result r;
+    do {
+        r = azoi_chat_event(job);
+    } while (r == AZO_PENDING);
+    return r;
+}
+
+/* An event without its blank line counts if it is whole. */
+static bool azoi_chat_last_event(azoi_chat *chat) {
+    size_t offset;
+    if (chat->in_event || chat->ended || !azoi_sse_end(&chat->sse)) {
+        return chat->in_event;
+    }
+    azo_str data = azoi_buf_view(&chat->sse.data);
+    chat->in_event = azoi_is_done_mark(data) || azoi_json_check(data, &offset);
+    return chat->in_event;
+}
+
+/* The end of a stream: in order if [DONE] came, or if every choice had come to its end. */
+static azo_result azoi_chat_stream_end(azo_request *job) {
+    azoi_chat *chat = (azoi_chat *)job->data;
+    azo_result r = azoi_chat_last_event(chat) ? azoi_chat_event_to_end(job) : AZO_OK;
+    if (r != AZO_OK) {
+        return r;
+    }
+    if (!chat->got_event && chat->mode == AZOI_STREAM_EVENTS) {
+        return azoi_fail(&job->error, AZO_ERR_HTTP, "%s answered with something that is no stream of events (HTTP %d). "
+                         "Check the endpoint, and what proxy or gateway stands before it.", job->spec.origin.host.ptr,
+                         job->head.status);
+    }
+    size_t open = 0;
+    for (size_t i = 0; i < chat->choice_count; i++) {
+        open += chat->choices[i].finish.room == 0 ? 1 : 0;
+    }
+    if (chat->choice_count == 0 || (open > 0 && !chat->ended)) {
+        return azoi_fail(&job->error, AZO_ERR_STREAM, "The stream ended early: %zu of %zu choices were not finished (HTTP "
+                         "%d). Ask again; what came is in the reply.", open, chat->choice_count, job->head.status);
+    }
+    return AZO_OK;
+}
+
+/* ---- chat: the reply ---- */
+
+/* The assistant's message as it is to be sent back. */
+static void azoi_chat_message_write(const azoi_chat *chat, azoi_chat_choice *choice, azoi_buf *b) {
+    const azoi_buf *arena = &chat->arena;
+    azo_str text = azoi_span_view(arena, &choice->text);
+    bool first = true;
+    choice->message.at = b->len;
+    azoi_buf_puts(b, "{\"role\":\"assistant\",\"content\":");
+    if (text.ptr != NULL) {
+        azoi_json_quote(b, text);
+    } else {
+        azoi_buf_puts(b, "null");
+    }
+    if (choice->refusal.len > 0) {
+        azoi_buf_puts(b, ",\"refusal\":");
+        azoi_json_quote(b, azoi_span_view(arena, &choice->refusal));
+    }
+    for (size_t i = 0; i < chat->tool_count; i++) {
+        const azoi_chat_tool *tool = &chat->tools[i];
+        if (tool->choice != choice->index) {
+            continue;
+        }
+        azoi_buf_puts(b, first ? ",\"tool_calls\":[{\"id\":" : ",{\"id\":");
+        azoi_json_quote(b, azoi_span_view(arena, &tool->id));
+        azoi_buf_puts(b, tool->custom ? ",\"type\":\"custom\",\"custom\":{\"name\":"
+                                      : ",\"type\":\"function\",\"function\":{\"name\":");
+        azoi_json_quote(b, azoi_span_view(arena, &tool->name));
+        azoi_buf_puts(b, tool->custom ? ",\"input\":" : ",\"arguments\":");
+        azoi_json_quote(b, azoi_span_view(arena, &tool->arguments));
+        azoi_buf_puts(b, "}}");
+        first = false;
+    }
+    azoi_buf_puts(b, first ? "}" : "]}");
+    choice->message.len = b->len - choice->message.at;
+    choice->message.room = 1;
+}
+
+/* What the texts of the reply need, with their NULs; the messages lie in `messages`. */
+static size_t azoi_chat_size(const azoi_chat *chat, const azoi_buf *messages) {
+    const azoi_span *const singles[] = {&chat->id, &chat->model, &chat->prompt_filter, &chat->usage};
+    size_t size = messages->len + chat->choice_count;
+    for (size_t i = 0; i < sizeof singles / sizeof singles[0]; i++) {
+        size += singles[i]->len + 1;
+    }
+    for (size_t i = 0; i < chat->choice_count; i++) {
+        const azoi_chat_choice *c = &chat->choices[i];
+        size += c->text.len + c->refusal.len + c->finish.len + c->filter.len + 4;
+    }
+    for (size_t i = 0; i < chat->tool_count; i++) {
+        const azoi_chat_tool *t = &chat->tools[i];
+        size += t->id.len + t->name.len + t->arguments.len + 3;
+    }
+    return size;
+}
+
+static void azoi_chat_reply_choices(const azoi_chat *chat, const azoi_buf *messages, azoi_owned *o,
+                                    azo_chat_reply *reply) {
+    const azoi_buf *arena = &chat->arena;
+    azo_choice *choices = (azo_choice *)(void *)(reply + 1);
+    azo_tool_call *calls = (azo_tool_call *)(void *)(choices + chat->choice_count);
+    size_t used = 0;
+    for (size_t i = 0; i < chat->choice_count; i++) {
+        const azoi_chat_choice *c = &chat->choices[i];
+        choices[i].text = azoi_owned_put(o, azoi_span_view(arena, &c->text));
+        choices[i].refusal = azoi_owned_put(o, azoi_span_view(arena, &c->refusal));
+        choices[i].finish_reason = azoi_owned_put(o, azoi_span_view(arena, &c->finish));
+        choices[i].filter_json = azoi_owned_put(o, azoi_span_view(arena, &c->filter));
+        choices[i].message_json = azoi_owned_put(o, azoi_span_view(messages, &c->message));
+        choices[i].tool_calls = calls + used;
+        for (; used < chat->tool_count && chat->tools[used].choice == c->index; used++) {
+            const azoi_chat_tool *t = &chat->tools[used];
+            calls[used].id = azoi_owned_put(o, azoi_span_view(arena, &t->id));
+            calls[used].name = azoi_owned_put(o, azoi_span_view(arena, &t->name));
+            calls[used].arguments = azoi_owned_put(o, azoi_span_view(arena, &t->arguments));
+            choices[i].tool_call_count++;
+        }
+    }
+    reply->choices = choices;
+    reply->choice_count = chat->choice_count;
+    if (chat->choice_count > 0) {
+        reply->text = choices[0].text;
+        reply->refusal = choices[0].refusal;
+        reply->finish_reason = choices[0].finish_reason;
+        reply->message_json = choices[0].message_json;
+        reply->tool_calls = choices[0].tool_calls;
+        reply->tool_call_count = choices[0].tool_call_count;
+    }
+}
+
+/* Puts all that came into a block of its own; also what came before a failure. The client may be closed. */
+static azo_result azoi_chat_seal(azo_request *job) {
+    azoi_chat *chat = (azoi_chat *)job->data;
+    azoi_buf local;
+    azoi_buf *messages = job->client != NULL ? &job->client->decoded : &local;
+    azoi_buf_init(&local, &job->allocator, SIZE_MAX / 2, false);
+    azoi_buf_clear(messages);
+    for (size_t i = 0; i < chat->choice_count; i++) {
+        azoi_chat_message_write(chat, &chat->choices[i], messages);
+    }
+    size_t tables = sizeof(azo_chat_reply) + chat->choice_count * sizeof(azo_choice) +
+                    chat->tool_count * sizeof(azo_tool_call);
+    azoi_owned *o = messages->failed == AZO_OK ? azoi_owned_new(job, tables, azoi_chat_size(chat, messages)) : NULL;
+    if (o != NULL) {
+        azo_chat_reply *reply = (azo_chat_reply *)azoi_owned_reply(o);
+        azoi_chat_reply_choices(chat, messages, o, reply);
+        reply->owned = o;
+        reply->id = azoi_owned_put(o, azoi_span_view(&chat->arena, &chat->id));
+        reply->model = azoi_owned_put(o, azoi_span_view(&chat->arena, &chat->model));
+        reply->prompt_filter_json = azoi_owned_put(o, azoi_span_view(&chat->arena, &chat->prompt_filter));
+        reply->usage_json = azoi_owned_put(o, azoi_span_view(&chat->arena, &chat->usage));
+        reply->prompt_tokens = chat->counts[0];
+        reply->cached_tokens = chat->counts[1];
+        reply->completion_tokens = chat->counts[2];
+        reply->reasoning_tokens = chat->counts[3];
+        azoi_owned_http(o, job, job->body.len > 0, &reply->http);
+    }
+    azoi_buf_slim(messages);
+    azoi_buf_free(&local);
+    chat->answer.owned = o;
+    return o != NULL ? AZO_OK : azoi_memory(&job->error);
+}
+
+static azo_result azoi_chat_end(azo_request *job) {
+    azoi_chat *chat = (azoi_chat *)job->data;
+    bool whole = chat->mode == AZOI_STREAM_WHOLE;
+    if (!whole || chat->on_event != NULL) {
+        azo_result streamed = whole ? azoi_chat_whole(job) : azoi_chat_stream_end(job);
+        return streamed == AZO_OK ? azoi_chat_seal(job) : streamed;
+    }
+    /* Without a callback nobody else needs the scratch buffer now: it saves an allocation. */
+    azoi_buf own = chat->arena;
+    chat->arena = job->client->scratch;
+    azoi_buf_clear(&chat->arena);
+    azo_result r = azoi_chat_whole(job);
+    r = r == AZO_OK ? azoi_chat_seal(job) : r;
+    job->client->scratch = chat->arena;
+    azoi_buf_slim(&job->client->scratch);
+    chat->arena = own;
+    if (r != AZO_OK) {
+        azoi_chat_restart(job); /* what was understood of it lay there */
+    }
+    return r;
+}
+
+static const azoi_job_ops azoi_chat_ops = {
+    AZOI_KIND_CHAT, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_chat_restart, NULL,
+    azoi_chat_end,  azoi_refused,        NULL,           azoi_chat_drop};
+
+static const azoi_job_ops azoi_chat_stream_ops = {
+    AZOI_KIND_CHAT, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_chat_restart, azoi_chat_data,
+    azoi_chat_end,  azoi_refused,        NULL,           azoi_chat_drop};
+
+static azo_result azoi_chat_draft(azoi_draft *d, azo_client *client, const azo_chat_desc *desc, azo_request **out,
+                                  azo_error *err) {
+    bool stream = desc->stream || desc->on_event != NULL;
+    azo_result r = azoi_draft_open(d, client, &desc->call, desc->deployment, true, err);
+    if (r == AZO_OK) {
+        azoi_draft_target(d, true, azo_s("/chat/completions"), azoi_view(NULL, 0));
+        r = azoi_draft_headers(d, "application/json", stream ? "text/event-stream" : "application/json");
+    }
+    r = r == AZO_OK ? azoi_chat_write(d, desc, stream) : r;
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_job_spec spec;
+    memset(&spec, 0, sizeof spec);
+    spec.ops = stream ? &azoi_chat_stream_ops : &azoi_chat_ops;
+    spec.method = azo_s("POST");
+    spec.has_body = true;
+    spec.data_size = sizeof(azoi_chat);
+    r = azoi_draft_send(d, &spec, out);
+    if (r == AZO_OK) {
+        azoi_chat *chat = (azoi_chat *)(*out)->data;
+        chat->on_event = desc->on_event;
+        chat->user_data = desc->user_data;
+        azoi_chat_open(*out);
+    }
+    return r;
+}
+
+AZO_API azo_result azo_chat_begin(azo_client *client, const azo_chat_desc *desc, azo_request **out, azo_error *err) {
+    azoi_draft d;
+    azo_result r = azoi_may_begin(client, desc, out, err);
+    if (r == AZO_OK) {
+        r = azoi_chat_draft(&d, client, desc, out, err);
+        azoi_buf_slim(&client->scratch);
+    }
+    return r;
+}
+
+static void azoi_chat_reply_clear(azo_chat_reply *reply) {
+    memset(reply, 0, sizeof *reply);
+    reply->prompt_tokens = -1;
+    reply->cached_tokens = -1;
+    reply->completion_tokens = -1;
+    reply->reasoning_tokens = -1;
+    azoi_http_clear(&reply->http);
+}
+
+AZO_API azo_result azo_chat_end(azo_request *request, azo_chat_reply *out, azo_error *err) {
+    azo_result r;
+    if (out != NULL) {
+        azoi_chat_reply_clear(out);
+    }
+    if (!azoi_may_end(request, AZOI_KIND_CHAT, &r, err)) {
+        return r;
+    }
+    azoi_chat *chat = (azoi_chat *)request->data;
+    if (out != NULL) {
+        out->http.status = request->head.status;
+        out->http.attempts = request->attempts;
+        if (chat->answer.owned != NULL || azoi_chat_seal(request) == AZO_OK) {
+            *out = *(azo_chat_reply *)azoi_owned_reply(chat->answer.owned);
+            chat->answer.owned = NULL;
+        }
+    }
+    azoi_job_free(request);
+    return r;
+}
+
+AZO_API void azo_chat_reply_free(azo_chat_reply *reply) {
+    if (reply != NULL) {
+        azoi_owned_free((azoi_owned *)reply->owned);
+        azoi_chat_reply_clear(reply);
+    }
+}
+
+/* ---- embeddings ----
+ *
+ * A reply is megabytes of numbers, so it is read in one pass without tokens: what is of interest is entered, all else
+ * skipped, and everything is checked by that. */
+
+typedef struct azoi_rows {
+    azo_request *job;
+    azoi_embed *embed;
+    azo_str text;
+    size_t at;
+    char *seen;   /* one byte for each row */
+    size_t found;
+} azoi_rows;
+
+static azo_result azoi_rows_bad(azoi_rows *rows, const char *what) {
+    if (rows->job->error.code == AZO_OK) {
+        rows->job->error.json_offset = rows->at;
+    }
+    return azoi_fail(&rows->job->error, AZO_ERR_JSON, "The embeddings in the answer %s (byte %zu of %zu). Report it to "
+                     "whoever runs the service or the gateway before it.", what, rows->at, rows->text.len);
+}
+
+static azo_result azoi_rows_malformed(azoi_rows *rows) {
+    return azoi_rows_bad(rows, "are malformed JSON");
+}
+
+/* To the next value of the container that was entered. 1: at it; 0: behind the container; -1: malformed. With `key`
+ * it is an object. */
+static int azoi_rows_next(azoi_rows *rows, bool *first, azo_str *key) {
+    azoi_json_space(rows->text, &rows->at);
+    if (azoi_json_take(rows->text, &rows->at, key != NULL ? '}' : ']')) {
+        return 0;
+    }
+    if (!*first && !azoi_json_take(rows->text, &rows->at, ',')) {
+        return -1;
+    }
+    *first = false;
+    azoi_json_space(rows->text, &rows->at);
+    if (key == NULL) {
+        return 1;
+    }
+    size_t start = rows->at + 1;
+    if (!azoi_json_scan_string(rows->text, &rows->at)) {
+        return -1;
+    }
+    *key = azoi_view(rows->text.ptr + start, rows->at - start - 1);
+    azoi_json_space(rows->text, &rows->at);
+    if (!azoi_json_take(rows->text, &rows->at, ':')) {
+        return -1;
+    }
+    azoi_json_space(rows->text, &rows->at);
+    return 1;
+}
+
+/* The first row decides about the dimensions; then there must be room for all. */
+static azo_result azoi_rows_room(azoi_rows *rows, size_t dimensions) {
+    azoi_embed *embed = rows->embed;
+    size_t floats;
+    if (dimensions == 0) {
+        return azoi_rows_bad(rows, "have no dimensions");
+    }
+    if (embed->dimensions != 0) {
+        return dimensions == embed->dimensions ? AZO_OK : azoi_rows_bad(rows, "differ in length");
+    }
+    if (!azoi_product(dimensions, embed->count, &floats) || floats > SIZE_MAX / sizeof(float)) {
+        return azoi_memory(&rows->job->error);
+    }
+    if (embed->vectors == NULL) {
+        embed->vectors = (float *)azoi_resize(&rows->job->allocator, NULL, 0, floats * sizeof(float));
+        if (embed->vectors == NULL) {
+            return azoi_memory(&rows->job->error);
+        }
+        embed->own_size = floats * sizeof(float);
+    } else if (embed->own_size == 0 && floats > embed->vector_cap) {
+        return azoi_fail(&rows->job->error, AZO_ERR_LIMIT, "The vectors are %zu floats (%zu x %zu), but vector_cap is %zu. "
+                         "Give room for that many, or ask for fewer dimensions.", floats, embed->count, dimensions,
+                         embed->vector_cap);
+    }
+    embed->dimensions = dimensions;
+    return AZO_OK;
+}
+
+static azo_result azoi_row_numbers(azoi_rows *rows, size_t row) {
+    azo_str text = rows->text;
+    if (rows->embed->dimensions == 0) {
+        azo_str array = azoi_skip(text, rows->at);
+        size_t count = 1;
+        array.len = azoi_find(array, ']');
+        for (size_t i = 0; i < array.len; i++) {
+            count += array.ptr[i] == ',' ? 1 : 0;
+        }
+        azo_result r = azoi_rows_room(rows, count);
+        if (r != AZO_OK) {
+            return r;
+        }
+    }
+    size_t dimensions = rows->embed->dimensions;
+    float *out = rows->embed->vectors + row * dimensions;
+    bool first = true;
+    size_t count = 0;
+    rows->at++;
+    for (;;) {
+        double value;
+        int more = azoi_rows_next(rows, &first, NULL);
+        size_t start = rows->at;
+        if (more == 0) {
+            return count == dimensions ? AZO_OK : azoi_rows_bad(rows, "differ in length");
+        }
+        if (more < 0 || !azoi_json_scan_number(text, &rows->at) ||
+            !azoi_parse_double(azoi_view(text.ptr + start, rows->at - start), &value) || value > 3.4028234e38 ||
+            value < -3.4028234e38) {
+            return azoi_rows_malformed(rows);
+        }
+        if (count == dimensions) {
+            return azoi_rows_bad(rows, "differ in length");
+        }
+        out[count] = (float)value;
+        count++;
+    }
+}
+
+/* Base64 of little-endian IEEE 754 singles. */
+static azo_result azoi_row_base64(azoi_rows *rows, size_t row) {
+    size_t start = rows->at + 1;
+    if (!azoi_json_scan_string(rows->text, &rows->at)) {
+        return azoi_rows_malformed(rows);
+    }
+    azo_str text = azoi_view(rows->text.ptr + start, rows->at - start - 1);
+    if (azoi_find(text, '\\') < text.len) { /* some write / as \/ */
+        azoi_buf *decoded = &rows->job->client->decoded;
+        azoi_buf_clear(decoded);
+        azoi_json_decode(decoded, text);
+        azo_result r = azoi_buf_failed(decoded, &rows->job->error, "An embedding");
+        if (r != AZO_OK) {
+            return r;
+        }
+        text = azoi_buf_view(decoded);
+    }
+    while (azoi_ends(text, "=")) {
+        text.len--;
+    }
+    azo_result r = azoi_rows_room(rows, text.len / 16 * 3 + text.len % 16 * 3 / 16);
+    if (r != AZO_OK) {
+        return r;
+    }
+    size_t dimensions = rows->embed->dimensions;
+    float *out = rows->embed->vectors + row * dimensions;
+    unsigned char *bytes = (unsigned char *)out;
+    size_t len;
+    if (!azoi_base64_decode(text, bytes, dimensions * 4, &len) || len != dimensions * 4) {
+        return azoi_rows_bad(rows, "are malformed base64");
+    }
+    for (size_t i = 0; i < dimensions; i++) {
+        const unsigned char *b = bytes + 4 * i;
+        uint32_t bits = (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+        memcpy(&out[i], &bits, sizeof bits);
+    }
+    return AZO_OK;
+}
+
+static azo_result azoi_row_read(azoi_rows *rows, uint64_t row) {
+    if (row >= rows->embed->count) {
+        return azoi_rows_bad(rows, "have an index that is too large");
+    }
+    if (rows->seen[row] != 0) {
+        return azoi_rows_bad(rows, "have an index twice");
+    }
+    rows->seen[row] = 1;
+    rows->found++;
+    if (azoi_starts(azoi_skip(rows->text, rows->at), "[")) {
+        return azoi_row_numbers(rows, (size_t)row);
+    }
+    return azoi_row_base64(rows, (size_t)row);
+}
+
+/* {"index": 1, "embedding": ...}; the position counts where there is no index. */
+static azo_result azoi_row(azoi_rows *rows, uint64_t position) {
+    uint64_t index = position;
+    bool known = false;
+    size_t waiting = 0; /* where an embedding lies that came before its index */
+    bool done = false;
+    bool first = true;
+    azo_str key;
+    int more;
+    if (!azoi_json_take(rows->text, &rows->at, '{')) {
+        return azoi_rows_malformed(rows);
+    }
+    while ((more = azoi_rows_next(rows, &first, &key)) > 0) {
+        size_t start = rows->at;
+        if (azoi_equal(key, "embedding") && known && !done) {
+            azo_result r = azoi_row_read(rows, index);
+            if (r != AZO_OK) {
+                return r;
+            }
+            done = true;
+            continue;
+        }
+        if (!azoi_json_skip(rows->text, &rows->at)) {
+            return azoi_rows_malformed(rows);
+        }
+        if (azoi_equal(key, "embedding")) {
+            waiting = start;
+        } else if (azoi_equal(key, "index")) {
+            known = azoi_parse_u64(azoi_view(rows->text.ptr + start, rows->at - start), &index);
+            index = known ? index : position;
+        }
+    }
+    if (more < 0) {
+        return azoi_rows_malformed(rows);
+    }
+    if (!done && waiting > 0) {
+        size_t end = rows->at;
+        rows->at = waiting;
+        azo_result r = azoi_row_read(rows, index);
+        rows->at = r == AZO_OK ? end : rows->at;
+        return r;
+    }
+    return AZO_OK;
+}
+
+static azo_result azoi_rows_data(azoi_rows *rows) {
+    bool first = true;
+    uint64_t position = 0;
+    int more;
+    if (!azoi_json_take(rows->text, &rows->at, '[')) {
+        return azoi_rows_bad(rows, "are no array");
+    }
+    while ((more = azoi_rows_next(rows, &first, NULL)) > 0) {
+        azo_result r = azoi_row(rows, position);
+        if (r != AZO_OK) {
+            return r;
+        }
+        position++;
+    }
+    return more < 0 ? azoi_rows_malformed(rows) : AZO_OK;
+}
+
+static azo_result azoi_rows_member(azoi_rows *rows, azo_str key) {
+    size_t start = rows->at;
+    if (azoi_equal(key, "data")) {
+        return azoi_rows_data(rows);
+    }
+    if (!azoi_json_skip(rows->text, &rows->at)) {
+        return azoi_rows_malformed(rows);
+    }
+    azo_str value = azoi_view(rows->text.ptr + start, rows->at - start);
+    azo_str tokens;
+    uint64_t count;
+    if (azoi_equal(key, "usage") && azoi_json_find(value, "prompt_tokens", &tokens) &&
+        azoi_parse_u64(tokens, &count) && count <= INT64_MAX) {
+        rows->embed->prompt_tokens = (int64_t)count;
+    }
+    if (azoi_equal(key, "error") && !azoi_equal(value, "null")) {
+        return azoi_refuse(rows->job, 0, rows->text);
+    }
+    return AZO_OK;
+}
+
+static azo_result azoi_rows_read(azoi_rows *rows) {
+    bool first = true;
+    azo_str key;
+    int more;
+    azoi_json_space(rows->text, &rows->at);
+    if (!azoi_json_take(rows->text, &rows->at, '{')) {
+        return azoi_rows_malformed(rows);
+    }
+    while ((more = azoi_rows_next(rows, &first, &key)) > 0) {
+        azo_result r = azoi_rows_member(rows, key);
+        if (r != AZO_OK) {
+            return r;
+        }
+    }
+    azoi_json_space(rows->text, &rows->at);
+    if (more < 0 || rows->at != rows->text.len) {
+        return azoi_rows_malformed(rows);
+    }
+    if (rows->found != rows->embed->count) {
+        return azoi_fail(&rows->job->error, AZO_ERR_JSON, "The answer has vectors for %zu of %zu inputs. Report it to "
+                         "whoever runs the service or the gateway before it.", rows->found, rows->embed->count);
+    }
+    return AZO_OK;
+}
+
+static azo_result azoi_embed_seal(azo_request *job, bool success) {
+    azoi_embed *embed = (azoi_embed *)job->data;
+    azoi_owned *o = azoi_owned_new(job, sizeof(azo_embed_reply), 0);
+    if (o == NULL) {
+        return azoi_memory(&job->error);
+    }
+    azo_embed_reply *reply = (azo_embed_reply *)azoi_owned_reply(o);
+    reply->owned = o;
+    reply->prompt_tokens = embed->prompt_tokens;
+    if (success) {
+        reply->vectors = embed->vectors;
+        reply->count = embed->count;
+        reply->dimensions = embed->dimensions;
+        if (embed->own_size > 0) {
+            o->vectors = embed->vectors;
+            o->vectors_size = embed->own_size;
+            embed->vectors = NULL;
+            embed->own_size = 0;
+        }
+    }
+    azoi_owned_http(o, job, !success && job->body.len > 0, &reply->http);
+    embed->answer.owned = o;
+    return AZO_OK;
+}
+
+static azo_result azoi_embed_end(azo_request *job) {
+    azoi_embed *embed = (azoi_embed *)job->data;
+    azoi_buf *scratch = &job->client->scratch;
+    azoi_rows rows = {job, embed, azoi_buf_view(&job->body), 0, NULL, 0};
+    azo_str start = azoi_trim(rows.text);
+    if (!azoi_starts(start, "{")) {
+        return azoi_fail(&job->error, AZO_ERR_HTTP, "%s answered with %s instead of JSON (HTTP %d, %zu bytes). Check the "
+                         "endpoint, and what proxy or gateway stands before it.", job->spec.origin.host.ptr,
+                         start.len == 0 ? "nothing" : azoi_starts(start, "<") ? "a web page" : "text",
+                         job->head.status, rows.text.len);
+    }
+    azoi_buf_clear(scratch);
+    if (!azoi_buf_reserve(scratch, embed->count)) {
+        return azoi_memory(&job->error);
+    }
+    rows.seen = scratch->data;
+    memset(rows.seen, 0, embed->count);
+    azo_result r = azoi_rows_read(&rows);
+    azoi_buf_slim(scratch);
+    return r == AZO_OK ? azoi_embed_seal(job, true) : r;
+}
+
+/* The caller's vectors are forgotten in neither case. */
+static void azoi_embed_restart(azo_request *job) {
+    azoi_embed *embed = (azoi_embed *)job->data;
+    if (embed->own_size > 0) {
+        azoi_free(&job->allocator, embed->vectors, embed->own_size);
+        embed->vectors = NULL;
+        embed->own_size = 0;
+    }
+    embed->dimensions = 0;
+    embed->prompt_tokens = -1;
+}
+
+static void azoi_embed_drop(azo_request *job) {
+    azoi_embed_restart(job);
+    azoi_owned_free(((azoi_embed *)job->data)->answer.owned);
+}
+
+static const azoi_job_ops azoi_embed_ops = {
+    AZOI_KIND_EMBED, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_embed_restart, NULL,
+    azoi_embed_end,  azoi_refused,        NULL,           azoi_embed_drop};
+
+static azo_result azoi_embed_write(azoi_draft *d, const azo_embed_desc *desc) {
+    azoi_writer w = azoi_write_open(d, desc->extra_json);
+    azoi_forbid_extra(&w, "stream");
+    azoi_field(&w, "input");
+    for (size_t i = 0; i < desc->input_count && desc->inputs != NULL; i++) {
+        if (desc->inputs[i].ptr == NULL) {
+            azoi_write_fail(&w, azoi_fail(d->error, AZO_ERR_ARGUMENT, "inputs[%zu] is NULL. Give a text.", i));
+            break;
+        }
+        azoi_buf_char(w.out, i == 0 ? '[' : ',');
+        azoi_json_quote(w.out, desc->inputs[i]);
+    }
+    azoi_buf_char(w.out, ']');
+    azoi_field_text(&w, "encoding_format", "base64");
+    azoi_field_count(&w, "dimensions", desc->dimensions);
+    return azoi_write_close(&w, d);
+}
+
+static azo_result azoi_embed_draft(azoi_draft *d, azo_client *client, const azo_embed_desc *desc, azo_request **out,
+                                   azo_error *err) {
+    if (desc->input_count == 0 || desc->inputs == NULL) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The call has no inputs (input_count %zu). Give at least one text.",
+                         desc->input_count);
+    }
+    azo_result r = azoi_draft_open(d, client, &desc->call, desc->deployment, true, err);
+    if (r == AZO_OK) {
+        azoi_draft_target(d, true, azo_s("/embeddings"), azoi_view(NULL, 0));
+        r = azoi_draft_headers(d, "application/json", "application/json");
+    }
+    r = r == AZO_OK ? azoi_embed_write(d, desc) : r;
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_job_spec spec;
+    memset(&spec, 0, sizeof spec);
+    spec.ops = &azoi_embed_ops;
+    spec.method = azo_s("POST");
+    spec.has_body = true;
+    spec.data_size = sizeof(azoi_embed);
+    r = azoi_draft_send(d, &spec, out);
+    if (r == AZO_OK) {
+        azoi_embed *embed = (azoi_embed *)(*out)->data;
+        embed->count = desc->input_count;
+        embed->vectors = desc->vectors;
+        embed->vector_cap = desc->vectors != NULL ? desc->vector_cap : 0;
+        embed->prompt_tokens = -1;
+    }
+    return r;
+}
+
+AZO_API azo_result azo_embed_begin(azo_client *client, const azo_embed_desc *desc, azo_request **out, azo_error *err) {
+    azoi_draft d;
+    azo_result r = azoi_may_begin(client, desc, out, err);
+    if (r == AZO_OK) {
+        r = azoi_embed_draft(&d, client, desc, out, err);
+        azoi_buf_slim(&client->scratch);
+    }
+    return r;
+}
+
+static void azoi_embed_reply_clear(azo_embed_reply *reply) {
+    memset(reply, 0, sizeof *reply);
+    reply->prompt_tokens = -1;
+    azoi_http_clear(&reply->http);
+}
+
+AZO_API azo_result azo_embed_end(azo_request *request, azo_embed_reply *out, azo_error *err) {
+    azo_result r;
+    if (out != NULL) {
+        azoi_embed_reply_clear(out);
+    }
+    if (!azoi_may_end(request, AZOI_KIND_EMBED, &r, err)) {
+        return r;
+    }
+    azoi_embed *embed = (azoi_embed *)request->data;
+    if (out != NULL) {
+        out->http.status = request->head.status;
+        out->http.attempts = request->attempts;
+        if (embed->answer.owned != NULL || azoi_embed_seal(request, false) == AZO_OK) {
+            *out = *(azo_embed_reply *)azoi_owned_reply(embed->answer.owned);
+            embed->answer.owned = NULL;
+        }
+    }
+    azoi_job_free(request);
+    return r;
+}
+
+AZO_API void azo_embed_reply_free(azo_embed_reply *reply) {
+    if (reply != NULL) {
+        azoi_owned_free((azoi_owned *)reply->owned);
+        azoi_embed_reply_clear(reply);
+    }
+}
+
+/* ---- raw ---- */
+
+/* Every event of a raw call is handed on as it is. */
+static azo_result azoi_raw_emit(azo_request *job) {
+    azoi_raw *raw = (azoi_raw *)job->data;
+    azo_event event;
+    memset(&event, 0, sizeof event);
+    event.kind = AZO_EVENT_OTHER;
+    event.name = azoi_buf_view(&raw->sse.name);
+    event.json = azoi_buf_view(&raw->sse.data);
+    event.text = event.json;
+    raw->ended = azoi_is_done_mark(event.json);
+    azoi_callback_enter(job);
+    return azoi_callback_leave(job, raw->on_event(&event, raw->user_data));
+}
+
+static azo_result azoi_raw_events(azo_request *job, azo_str *piece) {
+    azoi_raw *raw = (azoi_raw *)job->data;
+    if (raw->mode == AZOI_STREAM_UNKNOWN) {
+        raw->mode = azoi_stream_decide(piece);
+    }
+    if (raw->mode == AZOI_STREAM_WHOLE) {
+        return azoi_stream_collect(job, piece);
+    }
+    while (!raw->ended) {
+        azo_result r = azoi_sse_feed(&raw->sse, piece, &job->error);
+        r = r == AZO_OK ? azoi_raw_emit(job) : r == AZO_PENDING ? AZO_OK : r;
+        if (r != AZO_OK || piece->len == 0) {
+            if (r != AZO_OK || !raw->ended) {
+                return r;
+            }
+        }
+    }
+    job->complete = true;
+    return AZO_OK;
+}
+
+static azo_result azoi_raw_sink(azo_request *job, azo_str *piece) {
+    azoi_raw *raw = (azoi_raw *)job->data;
+    azo_str all = *piece;
+    if (all.len == 0) {
+        return AZO_OK; /* after a pause */
+    }
+    *piece = azoi_skip(all, all.len);
+    azoi_callback_enter(job);
+    return azoi_callback_leave(job, raw->on_body(all.ptr, all.len, raw->user_data));
+}
+
+static azo_result azoi_raw_seal(azo_request *job) {
+    azoi_raw *raw = (azoi_raw *)job->data;
+    azoi_owned *o = azoi_owned_new(job, sizeof(azo_raw_reply), 0);
+    if (o == NULL) {
+        return azoi_memory(&job->error);
+    }
+    azo_raw_reply *reply = (azo_raw_reply *)azoi_owned_reply(o);
+    reply->owned = o;
+    azoi_owned_http(o, job, job->body.data != NULL, &reply->http);
+    raw->answer.owned = o;
+    return AZO_OK;
+}
+
+static azo_result azoi_raw_end(azo_request *job) {
+    azoi_raw *raw = (azoi_raw *)job->data;
+    if (raw->mode == AZOI_STREAM_EVENTS && !raw->ended && azoi_sse_end(&raw->sse)) {
+        azo_result r = azoi_raw_emit(job);
+        if (r < 0) {
+            return r;
+        }
+    }
+    return azoi_raw_seal(job);
+}
+
+static void azoi_raw_drop(azo_request *job) {
+    azoi_raw *raw = (azoi_raw *)job->data;
+    azoi_owned_free(raw->answer.owned);
+    azoi_sse_free(&raw->sse);
+}
+
+static void azoi_raw_restart(azo_request *job) {
+    azoi_raw *raw = (azoi_raw *)job->data;
+    azoi_raw_drop(job);
+    raw->answer.owned = NULL;
+    raw->mode = AZOI_STREAM_UNKNOWN;
+    raw->ended = false;
+    azoi_sse_init(&raw->sse, &job->allocator, job->client->max_event);
+}
+
+static const azoi_job_ops azoi_raw_ops = {
+    AZOI_KIND_RAW, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_raw_restart, NULL,
+    azoi_raw_end,  azoi_refused,        NULL,           azoi_raw_drop};
+
+static const azoi_job_ops azoi_raw_sink_ops = {
+    AZOI_KIND_RAW, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_raw_restart, azoi_raw_sink,
+    azoi_raw_end,  azoi_refused,        NULL,           azoi_raw_drop};
+
+static const azoi_job_ops azoi_raw_events_ops = {
+    AZOI_KIND_RAW, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_raw_restart, azoi_raw_events,
+    azoi_raw_end,  azoi_refused,        NULL,           azoi_raw_drop};
+
+/* ".", "..", and what a server may take for them. */
+static bool azoi_is_dots(azo_str segment) {
+    size_t dots = 0;
+    while (segment.len > 0) {
+        bool escaped = azoi_starts_ci(segment, "%2e");
+        if (!escaped && segment.ptr[0] != '.') {
+            return false;
+        }
+        segment = azoi_skip(segment, escaped ? 3 : 1);
+        dots++;
+    }
+    return dots == 1 || dots == 2;
+}
+
+static bool azoi_is_visible(azo_str text) {
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.ptr[i] <= ' ' || text.ptr[i] > '~') {
+            return false;
+        }
+    }
+    return true;
+}
+
+static azo_result azoi_raw_check_path(azo_str path, azo_str query, azo_error *err) {
+    azo_str rest = path;
+    azo_str segment;
+    if (!azoi_starts(path, "/")) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) does not begin with a slash. Write it like "
+                         "/responses, relative to the root of the API.", path.len);
+    }
+    if (!azoi_is_visible(path) || azoi_find(path, '?') < path.len || azoi_find(path, '#') < path.len ||
+        azoi_find(path, '\\') < path.len) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) has a space, a control character, a byte that is not "
+                         "ASCII, or one of ? # \\. Percent-encode it; a query has a field of its own.", path.len);
+    }
+    while (azoi_segment_next(&rest, &segment)) {
+        if (azoi_is_dots(segment)) {
+            return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) has a segment of dots. Write it without . and "
+                             "..; check names that were put into it.", path.len);
+        }
+    }
+    if (!azoi_is_visible(query) || azoi_find(query, '#') < query.len) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The query (%zu bytes) has a space, a control character, a # or a byte "
+                         "that is not ASCII. Percent-encode it.", query.len);
+    }
+    return AZO_OK;
+}
+
+static azo_result azoi_raw_check(const azo_raw_desc *desc, azo_str method, azo_str query, azo_error *err) {
+    if (!azoi_is_token(method) || method.len > 32 || azoi_equal_ci(method, "CONNECT")) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The method (%zu bytes) is none that can be sent. Use GET, POST, DELETE or "
+                         "the like.", method.len);
+    }
+    if (desc->body != NULL && desc->read_body != NULL) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "Both body and read_body are given (%zu bytes). Leave one of them out.",
+                         desc->body_len);
+    }
+    if (desc->body == NULL && desc->read_body == NULL && desc->body_len > 0) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "body_len is %zu, but there is no body. Set body or read_body.",
+                         desc->body_len);
+    }
+    if (desc->on_body != NULL && desc->on_event != NULL) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "Both on_body and on_event are given (error %d). Leave one of them out.",
+                         (int)AZO_ERR_ARGUMENT);
+    }
+    const char *const values[] = {desc->content_type, desc->accept};
+    for (size_t i = 0; i < 2; i++) {
+        if (values[i] != NULL && !azoi_header_ok(azo_s("Accept"), azo_s(values[i]))) {
+            return azoi_fail(err, AZO_ERR_ARGUMENT, "%s has a control character in it (%zu bytes). Write a media type, "
+                             "like application/json.", i == 0 ? "content_type" : "accept", strlen(values[i]));
+        }
+    }
+    return azoi_raw_check_path(azo_s(desc->path), query, err);
+}
+
+static void azoi_raw_spec(const azo_raw_desc *desc, azo_str method, azoi_job_spec *spec) {
+    memset(spec, 0, sizeof *spec);
+    spec->ops = desc->on_event != NULL ? &azoi_raw_events_ops : desc->on_body != NULL ? &azoi_raw_sink_ops
+                                                                                      : &azoi_raw_ops;
+    spec->method = method;
+    spec->has_body = desc->body != NULL || desc->read_body != NULL || azoi_one_of(method, "POST PUT PATCH");
+    spec->read_body = desc->read_body;
+    spec->read_user_data = desc->read_user_data;
+    spec->body_borrowed = desc->body_borrowed;
+    spec->data_size = sizeof(azoi_raw);
+    spec->body = azoi_view((const char *)desc->body, desc->body_len);
+    if (desc->body != NULL && desc->body_len == 0) {
+        spec->body = azo_s((const char *)desc->body);
+    }
+}
+
+static azo_result azoi_raw_draft(azoi_draft *d, azo_client *client, const azo_raw_desc *desc, azo_request **out,
+                                 azo_error *err) {
+    bool sends = desc->body != NULL || desc->read_body != NULL;
+    azo_str method = azo_s(desc->method != NULL ? desc->method : sends ? "POST" : "GET");
+    azo_str query = azo_s(desc->query != NULL ? desc->query : "");
+    if (azoi_starts(query, "?") || azoi_starts(query, "&")) {
+        query = azoi_skip(query, 1);
+    }
+    azo_result r = azoi_raw_check(desc, method, query, err);
+    r = r == AZO_OK ? azoi_draft_open(d, client, &desc->call, desc->deployment, false, err) : r;
+    if (r == AZO_OK) {
+        azoi_draft_target(d, azoi_given_text(desc->deployment), azo_s(desc->path), query);
+        r = azoi_draft_headers(d, !sends ? NULL : desc->content_type != NULL ? desc->content_type : "application/json",
+                               desc->accept != NULL     ? desc->accept
+                               : desc->on_event != NULL ? "text/event-stream"
+                                                        : "application/json");
+    }
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_job_spec spec;
+    azoi_raw_spec(desc, method, &spec);
+    r = azoi_draft_send(d, &spec, out);
+    if (r == AZO_OK) {
+        azoi_raw *raw = (azoi_raw *)(*out)->data;
+        raw->on_body = desc->on_body;
+        raw->on_event = desc->on_event;
+        raw->user_data = desc->user_data;
+        azoi_raw_restart(*out);
+    }
+    return r;
+}
+
+AZO_API azo_result azo_raw_begin(azo_client *client, const azo_raw_desc *desc, azo_request **out, azo_error *err) {
+    azoi_draft d;
+    azo_result r = azoi_may_begin(client, desc, out, err);
+    if (r == AZO_OK) {
+        r = azoi_raw_draft(&d, client, desc, out, err);
+        azoi_buf_slim(&client->scratch);
+    }
+    return r;
+}
+
+AZO_API azo_result azo_raw_end(azo_request *request, azo_raw_reply *out, azo_error *err) {
+    azo_result r;
+    if (out != NULL) {
+        out->owned = NULL;
+        azoi_http_clear(&out->http);
+    }
+    if (!azoi_may_end(request, AZOI_KIND_RAW, &r, err)) {
+        return r;
+    }
+    azoi_raw *raw = (azoi_raw *)request->data;
+    if (out != NULL) {
+        out->http.status = request->head.status;
+        out->http.attempts = request->attempts;
+        if (raw->answer.owned != NULL || azoi_raw_seal(request) == AZO_OK) {
+            *out = *(azo_raw_reply *)azoi_owned_reply(raw->answer.owned);
+            raw->answer.owned = NULL;
+        }
+    }
+    azoi_job_free(request);
+    return r;
+}
+
+AZO_API void azo_raw_reply_free(azo_raw_reply *reply) {
+    if (reply != NULL) {
+        azoi_owned_free((azoi_owned *)reply->owned);
+        reply->owned = NULL;
+        azoi_http_clear(&reply->http);
+    }
+}
+
+/* ---- tokens: a request without any HTTP of its own ---- */
+
+static azo_result azoi_token_end(azo_request *job) {
+    azo_str token = azoi_buf_view(&job->slot->token);
+    azoi_owned *o = azoi_owned_new(job, sizeof(azo_token_reply), token.len + 1);
+    if (o == NULL) {
+        return azoi_memory(&job->error);
+    }
+    azo_token_reply *reply = (azo_token_reply *)azoi_owned_reply(o);
+    reply->owned = o;
+    reply->token = azoi_owned_put(o, token);
+    reply->expires_in_s = azoi_slot_expires_in(job->slot);
+    reply->source = azoi_slot_source(job->slot).ptr;
+    ((azoi_answer *)job->data)->owned = o;
+    return AZO_OK;
+}
+
+static void azoi_token_wipe(azoi_owned *o) {
+    if (o != NULL) {
+        char *texts = (char *)azoi_owned_reply(o);
+        azoi_wipe(texts, o->size - (size_t)(texts - (char *)o));
+        azoi_owned_free(o);
+    }
+}
+
+static void azoi_token_drop(azo_request *job) {
+    azoi_token_wipe(((azoi_answer *)job->data)->owned);
+}
+
+static const azoi_job_ops azoi_token_ops = {AZOI_KIND_TOKEN, azoi_auth_authorize, NULL, NULL, NULL, NULL,
+                                            azoi_token_end,  NULL,                NULL, azoi_token_drop};
+
+/* The client's scope, or the one that its endpoint and route ask for. */
+static azo_str azoi_client_scope(azo_client *c) {
+    static const azo_call none = {NULL, NULL, 0, 0, 0, 0, NULL, 0};
+    azoi_draft d;
+    if (c->scope.len > 0) {
+        return azoi_buf_view(&c->scope);
+    }
+    if (azoi_draft_open(&d, c, &none, NULL, false, NULL) != AZO_OK) {
+        d.host.len = 0; /* no endpoint: the public cloud's */
+        d.dated = c->api_version.len > 0 && !azoi_one_of(azoi_buf_view(&c->api_version), "v1 preview latest");
+    }
+    return azo_s(azoi_scope_for(azoi_draft_view(&d, d.host), d.dated));
+}
+
+AZO_API azo_result azo_token_begin(azo_client *client, const azo_token_desc *desc, azo_request **out, azo_error *err) {
+    static const azo_token_desc none = {NULL, NULL, {NULL, NULL, 0, 0, 0, 0, NULL, 0}};
+    azo_request *job;
+    desc = desc != NULL ? desc : &none;
+    azo_result r = azoi_may_begin(client, desc, out, err);
+    if (r != AZO_OK) {
+        return r;
+    }
+    if (azoi_identity_is_key(client)) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The client uses an API key, so there are no tokens (error %d). Open one "
+                         "with a credential or a token provider.", (int)AZO_ERR_ARGUMENT);
+    }
+    azoi_job_spec spec;
+    memset(&spec, 0, sizeof spec);
+    azoi_spec_limits(client, &desc->call, &spec);
+    spec.ops = &azoi_token_ops;
+    spec.data_size = sizeof(azoi_answer);
+    r = azoi_job_new(client, &spec, &job, err);
+    if (r != AZO_OK) {
+        return r;
+    }
+    azo_str scope = azoi_given_text(desc->scope) ? azo_s(desc->scope) : azoi_client_scope(client);
+    azo_str claims = azoi_given_text(desc->claims) ? azo_s(desc->claims) : azoi_view(NULL, 0);
+    r = azoi_auth_attach(job, scope, claims, err);
+    azoi_buf_slim(&client->scratch);
+    if (r != AZO_OK) {
+        azoi_job_free(job);
+        return r;
+    }
+    *out = job;
+    return AZO_OK;
+}
+
+AZO_API azo_result azo_token_end(azo_request *request, azo_token_reply *out, azo_error *err) {
+    azo_result r;
+    if (out != NULL) {
+        memset(out, 0, sizeof *out);
+    }
+    if (!azoi_may_end(request, AZOI_KIND_TOKEN, &r, err)) {
+        return r;
+    }
+    azoi_answer *answer = (azoi_answer *)request->data;
+    if (out != NULL && answer->owned != NULL) {
+        *out = *(azo_token_reply *)azoi_owned_reply(answer->owned);
+        answer->owned = NULL;
+    }
+    azoi_job_free(request);
+    return r;
+}
+
+AZO_API void azo_token_reply_free(azo_token_reply *reply) {
+    if (reply != NULL) {
+        azoi_token_wipe((azoi_owned *)reply->owned);
+        memset(reply, 0, sizeof *reply);
+    }
+}
+/* >>public
+ *
+ * Opening and closing a client, driving it, and the blocking forms, which are loops over the driving functions and
+ * know no protocol. */
+
+/* ---- settings ---- */
+
+static azo_str azoi_given(const char *text) {
+    return text != NULL ? azoi_trim(azo_s(text)) : azoi_view(NULL, 0);
+}
+
+/* The desc's value, else the first of two variables that is set. */
+static azo_str azoi_setting(const char *text, const char *variable, const char *other) {
+    azo_str value = azoi_given(text);
+    if (text == NULL && variable != NULL) {
+        value = azoi_env(variable);
+    }
+    if (value.len == 0 && text == NULL && other != NULL) {
+        value = azoi_env(other);
+    }
+    return value;
+}
+
+static void azoi_client_init_bufs(azo_client *c) {
+    azoi_buf *const plain[] = {&c->endpoint, &c->deployment, &c->api_version, &c->scope, &c->auth_header,
+                               &c->log_headers, &c->proxy_host, &c->no_proxy};
+    for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++) {
+        azoi_buf_init(plain[i], &c->allocator, SIZE_MAX / 2, false);
+    }
+    azoi_buf_init(&c->headers, &c->allocator, SIZE_MAX / 2, true);
+    azoi_buf_init(&c->proxy_auth, &c->allocator, SIZE_MAX / 2, true);
+    azoi_buf_init(&c->scratch, &c->allocator, SIZE_MAX / 2, true);
+    azoi_buf_init(&c->decoded, &c->allocator, SIZE_MAX / 2, false);
+    azoi_buf_init(&c->input, &c->allocator, SIZE_MAX / 2, true);
+    c->tokens.allocator = &c->allocator;
+}
+
+static void azoi_client_free_bufs(azo_client *c) {
+    azoi_buf *const all[] = {&c->endpoint,   &c->deployment, &c->api_version, &c->scope,    &c->auth_header,
+                             &c->log_headers, &c->proxy_host, &c->no_proxy,    &c->headers,  &c->proxy_auth,
+                             &c->scratch,    &c->decoded,    &c->input};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        azoi_buf_free(all[i]);
+    }
+    azoi_free(&c->allocator, c->tokens.data, c->tokens.cap * sizeof *c->tokens.data);
+    azoi_free(&c->allocator, c->watches, c->watch_cap * sizeof *c->watches);
+}
+
+static azo_result azoi_client_set_limits(azo_client *c, const azo_client_desc *desc, azo_error *e) {
+    const int32_t given[] = {desc->connect_timeout_ms, desc->first_byte_timeout_ms, desc->idle_timeout_ms,
+                             desc->total_timeout_ms, desc->max_retry_wait_ms, desc->max_retries,
+                             desc->max_connections};
+    static const char *const names[] = {"connect_timeout_ms", "first_byte_timeout_ms", "idle_timeout_ms",
+                                        "total_timeout_ms", "max_retry_wait_ms", "max_retries", "max_connections"};
+    for (size_t i = 0; i < sizeof given / sizeof given[0]; i++) {
+        if (given[i] < AZO_OFF) {
+            return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.%s is %ld. Use a positive number, 0 for the "
+                             "default, or AZO_OFF.", names[i], (long)given[i]);
+        }
+    }
+    c->connect_ms = given[0] != 0 ? given[0] : AZO_DEFAULT_CONNECT_MS;
+    c->first_byte_ms = given[1] != 0 ? given[1] : AZO_DEFAULT_FIRST_BYTE_MS;
+    c->idle_ms = given[2] != 0 ? given[2] : AZO_DEFAULT_IDLE_MS;
+    c->total_ms = given[3] != 0 ? given[3] : AZO_DEFAULT_TOTAL_MS;
+    c->max_retry_wait_ms = given[4] != 0 ? given[4] : AZO_DEFAULT_RETRY_WAIT_MS;
+    c->max_retries = given[5] != 0 ? given[5] : AZO_DEFAULT_RETRIES;
+    c->max_connections = given[6] > 0 ? given[6] : 0;
+    c->max_response = desc->max_response_bytes != 0 ? desc->max_response_bytes : AZO_DEFAULT_RESPONSE_BYTES;
+    c->max_header = desc->max_header_bytes != 0 ? desc->max_header_bytes : AZO_DEFAULT_HEADER_BYTES;
+    c->max_event = desc->max_event_bytes != 0 ? desc->max_event_bytes : AZO_DEFAULT_EVENT_BYTES;
+    return AZO_OK;
+}
+
+static azo_result azoi_client_set_proxy(azo_client *c, const azo_client_desc *desc, azo_error *e) {
+    azo_str proxy = azoi_setting(desc->proxy, "HTTPS_PROXY", "https_proxy");
+    azoi_buf_str(&c->no_proxy, azoi_setting(desc->no_proxy, "NO_PROXY", "no_proxy"));
+    if (proxy.len == 0) {
+        return azoi_buf_failed(&c->no_proxy, e, "NO_PROXY");
+    }
+    azoi_url url;
+    bool has_scheme = azoi_contains_ci(proxy, "://");
+    azoi_buf_clear(&c->scratch);
+    azoi_buf_puts(&c->scratch, has_scheme ? "" : "http://");
+    azoi_buf_str(&c->scratch, proxy);
+    azo_result r = azoi_buf_failed(&c->scratch, e, "The proxy's URL");
+    if (r != AZO_OK) {
+        return r;
+    }
+    if (azoi_url_split(azoi_buf_view(&c->scratch), &url, NULL) != AZO_OK || url.path.len > 1 || url.query.len > 0) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "The proxy's URL is malformed (%lu bytes). Write it as "
+                         "http://user:password@host:port, with special characters percent-encoded.",
+                         (unsigned long)proxy.len);
+    }
+    if (url.secure) {
+        return azoi_fail(e, AZO_ERR_UNSUPPORTED, "The proxy %.*s wants TLS to itself (https://), which this library "
+                         "does not speak. Use its http:// port.", (int)url.host.len, url.host.ptr);
+    }
+    azoi_buf_str(&c->proxy_host, url.host);
+    c->proxy_port = has_scheme || azoi_find(url.host, ':') < url.host.len ? url.port : url.port;
+    if (url.userinfo.len > 0) {
+        azoi_buf decoded;
+        azoi_buf_init(&decoded, &c->allocator, 4096, true);
+        azoi_percent_decode(&decoded, url.userinfo);
+        azoi_base64(&c->proxy_auth, azoi_buf_view(&decoded));
+        r = azoi_buf_failed(&decoded, e, "The proxy's user and password");
+        azoi_buf_free(&decoded);
+    }
+    azoi_buf_clear(&c->scratch);
+    return r != AZO_OK ? r : azoi_buf_failed(&c->proxy_auth, e, "The proxy's user and password");
+}
+
+static azo_result azoi_client_set_texts(azo_client *c, const azo_client_desc *desc, azo_error *e) {
+    azoi_buf_str(&c->endpoint, azoi_setting(desc->endpoint, "AZURE_OPENAI_ENDPOINT", NULL));
+    azoi_buf_str(&c->deployment, azoi_setting(desc->deployment, "AZURE_OPENAI_DEPLOYMENT", NULL));
+    azoi_buf_str(&c->api_version,
+                 azoi_setting(desc->api_version, "OPENAI_API_VERSION", "AZURE_OPENAI_API_VERSION"));
+    azoi_buf_str(&c->scope, azoi_given(desc->scope));
+    azoi_buf_str(&c->auth_header, desc->auth_header != NULL ? azoi_given(desc->auth_header) : azo_s("api-key"));
+    if (!azoi_header_ok(azoi_buf_view(&c->auth_header), azoi_view("", 0))) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.auth_header is not a header name (%lu bytes). Use "
+                         "letters, digits and dashes.", (unsigned long)c->auth_header.len);
+    }
+    const azoi_buf *const all[] = {&c->endpoint, &c->deployment, &c->api_version, &c->scope, &c->auth_header};
+    azo_result r = AZO_OK;
+    for (size_t i = 0; i < sizeof all / sizeof all[0] && r == AZO_OK; i++) {
+        r = azoi_buf_failed(all[i], e, "A setting");
+    }
+    return r == AZO_OK ? azoi_header_lines(desc->headers, desc->header_count, &c->headers, &c->log_headers, e) : r;
+}
+
+static azo_result azoi_client_set_up(azo_client *c, const azo_client_desc *desc, azo_error *e) {
+    azo_result r = azoi_client_set_limits(c, desc, e);
+    r = r == AZO_OK ? azoi_client_set_texts(c, desc, e) : r;
+    r = r == AZO_OK ? azoi_client_set_proxy(c, desc, e) : r;
+    if (r == AZO_OK && !azoi_buf_reserve(&c->input, AZOI_READ_SIZE)) {
+        r = azoi_memory(e);
+    }
+    return r == AZO_OK ? azoi_identity_open(c, desc, e) : r;
+}
+
+/* ---- open and close ---- */
+
+static void azoi_client_free(azo_client *c) {
+    azoi_identity_close(c);
+    while (c->conns != NULL) {
+        azoi_conn_free(c->conns);
+    }
+    azoi_conn_drop_idle(c, NULL);
+    azoi_net_close(&c->net);
+    azoi_pump_close(&c->pump);
+    azoi_client_free_bufs(c);
+    azo_allocator allocator = c->allocator;
+    azoi_wipe(c, sizeof *c);
+    azoi_free(&allocator, c, sizeof *c);
+}
+
+AZO_API azo_result azo_client_open(const azo_client_desc *desc, azo_client **out, azo_error *err) {
+    azo_client_desc none;
+    azo_error ignored;
+    azo_error *e = err != NULL ? err : &ignored;
+    azoi_error_clear(e);
+    if (desc == NULL) {
+        memset(&none, 0, sizeof none);
+        desc = &none;
+    }
+    if (out == NULL) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_open got no place for the client (argument 2). Pass the "
+                         "address of an azo_client pointer.");
+    }
+    *out = NULL;
+    azo_allocator allocator = desc->allocator;
+    if (allocator.resize == NULL) {
+        allocator.resize = azoi_default_resize;
+    }
+    azo_client *c = (azo_client *)azoi_alloc(&allocator, sizeof *c);
+    if (c == NULL) {
+        return azoi_memory(e);
+    }
+    c->allocator = allocator;
+    c->loop = desc->loop;
+    azoi_client_init_bufs(c);
+    azoi_pump_init(&c->pump, &c->allocator, &c->loop, &c->net.clock);
+    c->interrupted = desc->interrupted;
+    c->interrupt_user_data = desc->interrupt_user_data;
+    azo_result r = azoi_net_init(&c->net, desc, &c->allocator, e);
+    if (r != AZO_OK) {
+        azoi_client_free_bufs(c);
+        azoi_free(&allocator, c, sizeof *c);
+        return r;
+    }
+    r = azoi_client_set_up(c, desc, e);
+    if (r != AZO_OK) {
+        azoi_client_free(c);
+        return r;
+    }
+    *out = c;
+    return AZO_OK;
+}
+
+/* What is left of live requests are their outcomes. */
+static void azoi_client_drop_jobs(azo_client *c) {
+    azo_request *next;
+    for (azo_request *job = c->jobs; job != NULL; job = next) {
+        next = job->next;
+        if (job->ops->kind != AZOI_KIND_FETCH) {
+            if (job->state != AZOI_JOB_DONE) {
+                azoi_error_clear(&job->error);
+                (void)azoi_fail(&job->error, AZO_ERR_CANCELLED, "The client was closed while the request was on its "
+                                "way. Nothing needs to be done.");
+                azoi_job_finish(job, AZO_ERR_CANCELLED);
+            }
+            azoi_job_orphan(job);
+        }
+    }
+    while (c->jobs != NULL) { /* the fetches: they free themselves */
+        azoi_job_finish(c->jobs, AZO_ERR_CANCELLED);
+    }
+}
+
+AZO_API void azo_client_close(azo_client *client) {
+    if (client == NULL) {
+        return;
+    }
+    if (client->in_step || client->in_callback) {
+        client->closing = true;
+        client->pump.stop = true;
+        return;
+    }
+    azoi_client_drop_jobs(client);
+    azoi_client_free(client);
+}
+
+/* ---- driving ---- */
+
+AZO_API azo_result azo_step(azo_client *client, const azo_watch *ready, size_t count) {
+    if (client == NULL) {
+        return AZO_ERR_ARGUMENT;
+    }
+    if (client->in_step || client->in_callback) {
+        return AZO_ERR_STATE;
+    }
+    client->in_step = true;
+    if (ready == NULL) {
+        azoi_pump_happened(&client->pump, 0, 0);
+    }
+    for (size_t i = 0; ready != NULL && i < count; i++) {
+        if (ready[i].id != 0) {
+            azoi_pump_happened(&client->pump, ready[i].id, ready[i].events);
+        }
+    }
+    azoi_pump_run(&client->pump);
+    client->in_step = false;
+    if (client->closing) {
+        azo_client_close(client);
+        return AZO_OK;
+    }
+    azoi_pump_tell(&client->pump, true);
+    return AZO_OK;
+}
+
+AZO_API size_t azo_wait(azo_client *client, azo_watch *out, size_t cap, int32_t *timeout_ms) {
+    size_t count = 0;
+    int32_t timeout = -1;
+    if (client != NULL) {
+        azoi_pump *p = &client->pump;
+        timeout = azoi_pump_timeout(p);
+        for (size_t i = 1; i <= p->place_count; i++) {
+            azoi_source *source = p->places[i].source;
+            if (source == NULL) {
+                continue;
+            }
+            azo_watch wishes[AZOI_MAX_FDS];
+            int32_t sooner = -1;
+            size_t wished = source->describe(source, wishes, AZOI_MAX_FDS, &sooner);
+            if (sooner >= 0 && (timeout < 0 || sooner < timeout)) {
+                timeout = sooner;
+            }
+            for (size_t k = 0; k < wished && k < AZOI_MAX_FDS; k++) {
+                if (count < cap && out != NULL) {
+                    out[count] = wishes[k];
+                }
+                count++;
+            }
+        }
+    }
+    if (timeout_ms != NULL) {
+        *timeout_ms = timeout;
+    }
+    return count;
+}
+
+static azo_result azoi_watches_grow(azo_client *c, size_t count) {
+    if (count <= c->watch_cap) {
+        return AZO_OK;
+    }
+    size_t cap = count + count / 2 + 4;
+    void *grown = azoi_resize(&c->allocator, c->watches, c->watch_cap * sizeof *c->watches, cap * sizeof *c->watches);
+    if (grown == NULL) {
+        return AZO_ERR_MEMORY;
+    }
+    c->watches = (azo_watch *)grown;
+    c->watch_cap = cap;
+    return AZO_OK;
+}
+
+/* Sleeps and moves what became ready to the front of c->watches; returns how many. */
+static size_t azoi_sleep(azo_client *c, size_t count, int32_t timeout_ms) {
+    azo_transport *t = &c->net.transport;
+    size_t ready = 0;
+    if (t->poll(c->watches, count, timeout_ms, t->user_data) > 0) {
+        for (size_t i = 0; i < count; i++) {
+            if (c->watches[i].events != 0) {
+                c->watches[ready++] = c->watches[i];
+            }
+        }
+    }
+    return ready;
+}
+
+AZO_API azo_result azo_poll(azo_client *client, int32_t max_ms) {
+    if (client == NULL) {
+        return AZO_ERR_ARGUMENT;
+    }
+    if (client->in_step || client->in_callback) {
+        return AZO_ERR_STATE;
+    }
+    if (client->net.transport.poll == NULL) {
+        return AZO_ERR_UNSUPPORTED;
+    }
+    int32_t timeout_ms;
+    size_t count = azo_wait(client, client->watches, client->watch_cap, &timeout_ms);
+    if (count > client->watch_cap) {
+        azo_result r = azoi_watches_grow(client, count);
+        if (r != AZO_OK) {
+            return r;
+        }
+        count = azo_wait(client, client->watches, client->watch_cap, &timeout_ms);
+    }
+    if (max_ms >= 0 && (timeout_ms < 0 || timeout_ms > max_ms)) {
+        timeout_ms = max_ms;
+    }
+    bool nothing_to_wait_for = count == 0 && (timeout_ms == 0 || (timeout_ms < 0 && client->conns == NULL));
+    size_t ready = nothing_to_wait_for ? 0 : azoi_sleep(client, count, timeout_ms);
+    azo_watch none;
+    return azo_step(client, client->watches != NULL ? client->watches : &none, ready);
+}
+
+AZO_API azo_request *azo_next(azo_client *client) {
+    azo_request *job = client != NULL ? client->first_finished : NULL;
+    if (job != NULL) {
+        azoi_finished_leave(client, job);
+    }
+    return job;
+}
+
+AZO_API azo_result azo_request_result(const azo_request *request) {
+    if (request == NULL) {
+        return AZO_ERR_ARGUMENT;
+    }
+    return request->state == AZOI_JOB_DONE ? request->result : AZO_PENDING;
+}
+
+AZO_API void *azo_request_tag(const azo_request *request) {
+    return request != NULL ? request->tag : NULL;
+}
+
+/* Something changed outside a step: a loop that sleeps has to hear of it. */
+static void azoi_client_tell(azo_client *c) {
+    if (!c->in_step) {
+        azoi_pump_tell(&c->pump, false);
+    }
+}
+
+AZO_API void azo_request_cancel(azo_request *request) {
+    if (request == NULL || request->state == AZOI_JOB_DONE) {
+        return;
+    }
+    request->cancelled = true;
+    if (!request->in_turn) {
+        azoi_job_wake(request);
+        azoi_client_tell(request->client);
+    }
+}
+
+AZO_API void azo_request_resume(azo_request *request) {
+    if (request == NULL || request->state == AZOI_JOB_DONE || !request->paused) {
+        return;
+    }
+    request->paused = false;
+    request->resumed = true;
+    azoi_pump_tick(&request->client->pump);
+    request->last_byte = request->client->pump.now;
+    azoi_job_wake(request);
+    azoi_client_tell(request->client);
+}
+
+AZO_API void azo_request_free(azo_request *request) {
+    if (request == NULL) {
+        return;
+    }
+    if (request->in_turn) {
+        request->freed = true;
+        request->cancelled = true;
+        return;
+    }
+    azo_client *c = request->client;
+    azoi_job_free(request);
+    if (c != NULL) {
+        azoi_client_tell(c);
+    }
+}
+
+/* ---- blocking forms ---- */
+
+static azo_result azoi_may_block(azo_client *c, azo_error *err) {
+    if (err != NULL) {
+        azoi_error_clear(err);
+    }
+    if (c == NULL) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The client is NULL (argument 1). Open one with azo_client_open "
+                         "first.");
+    }
+    if (c->in_step || c->in_callback) {
+        return azoi_fail(err, AZO_ERR_STATE, "A blocking call was made inside a callback of the same client (error "
+                         "%d). Use the begin form there.", (int)AZO_ERR_STATE);
+    }
+    if (c->net.transport.poll == NULL) {
+        return azoi_fail(err, AZO_ERR_UNSUPPORTED, "The transport hook has no poll function, so nothing can block "
+                         "(error %d). Set azo_transport.poll, or use the begin form.", (int)AZO_ERR_UNSUPPORTED);
+    }
+    return AZO_OK;
+}
+
+static void azoi_block(azo_request *job) {
+    while (job->state != AZOI_JOB_DONE) {
+        azo_client *c = job->client;
+        azo_result r = azo_poll(c, -1);
+        if (job->state == AZOI_JOB_DONE) {
+            return; /* the client may be gone */
+        }
+        if (r != AZO_OK) {
+            (void)azoi_fail(&job->error, r, "Waiting failed (error %d). Free some memory and try again.", (int)r);
+            azoi_job_finish(job, r);
+        } else if (c->interrupted != NULL && c->interrupted(c->interrupt_user_data)) {
+            azo_request_cancel(job);
+        }
+    }
+}
+
+AZO_API azo_result azo_token(azo_client *client, const azo_token_desc *desc, azo_token_reply *out, azo_error *err) {
+    azo_request *job;
+    azo_result r = azoi_may_block(client, err);
+    if (out != NULL) {
+        memset(out, 0, sizeof *out);
+    }
+    r = r == AZO_OK ? azo_token_begin(client, desc, &job, err) : r;
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_block(job);
+    return azo_token_end(job, out, err);
+}
+
+AZO_API azo_result azo_chat(azo_client *client, const azo_chat_desc *desc, azo_chat_reply *out, azo_error *err) {
+    azo_request *job;
+    azo_result r = azoi_may_block(client, err);
+    if (out != NULL) {
+        memset(out, 0, sizeof *out);
+    }
+    r = r == AZO_OK ? azo_chat_begin(client, desc, &job, err) : r;
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_block(job);
+    return azo_chat_end(job, out, err);
+}
+
+AZO_API azo_result azo_embed(azo_client *client, const azo_embed_desc *desc, azo_embed_reply *out, azo_error *err) {
+    azo_request *job;
+    azo_result r = azoi_may_block(client, err);
+    if (out != NULL) {
+        memset(out, 0, sizeof *out);
+    }
+    r = r == AZO_OK ? azo_embed_begin(client, desc, &job, err) : r;
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_block(job);
+    return azo_embed_end(job, out, err);
+}
+
+AZO_API azo_result azo_raw(azo_client *client, const azo_raw_desc *desc, azo_raw_reply *out, azo_error *err) {
+    azo_request *job;
+    azo_result r = azoi_may_block(client, err);
+    if (out != NULL) {
+        memset(out, 0, sizeof *out);
+    }
+    r = r == AZO_OK ? azo_raw_begin(client, desc, &job, err) : r;
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_block(job);
+    return azo_raw_end(job, out, err);
+}
+
+/* ---- names ---- */
+
+AZO_API const char *azo_result_name(azo_result result) {
+#define AZOI_NAME(name, value) \
+    case name:                 \
+        return #name;
+    switch (result) { AZO_RESULTS(AZOI_NAME) }
+#undef AZOI_NAME
+    return "unknown result";
+}
+
+AZO_API const char *azo_version(void) {
+    return AZO_VERSION;
+}
+
+/* >>end */
+
+#endif /* AZOPENAI_IMPLEMENTATION */
