@@ -3522,7 +3522,7 @@ typedef struct azoi_framing_facts {
 static azo_result azoi_content_length(azo_str value, azoi_framing_facts *facts, azo_error *e) {
     azo_str item;
     uint64_t length;
-    if (value.len == 0) {
+    if (value.len == 0 || azoi_ends(value, ",")) {
         return azoi_http_fail(e, "Content-Length is empty");
     }
     while (azoi_list_next(&value, &item)) {
@@ -7619,6 +7619,13 @@ static void azoi_job_advance(azoi_node *node) {
     }
 }
 
+/* Something changed outside a step: a loop that sleeps has to hear of it. */
+static void azoi_client_tell(azo_client *c) {
+    if (!c->in_step) {
+        azoi_pump_tell(&c->pump, false);
+    }
+}
+
 /* ---- a new job ---- */
 
 /* Copies a text to *at, with a NUL behind it, and moves *at past it. */
@@ -7703,6 +7710,7 @@ static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_req
     azoi_job_list(c, job);
     azoi_job_arm(job);
     azoi_job_wake(job);
+    azoi_client_tell(c);
     *out = job;
     return AZO_OK;
 }
@@ -9267,7 +9275,8 @@ static azo_result azoi_auth_challenge(azo_request *job) {
         return AZO_OK; /* renewed meanwhile */
     }
     bool forced = now < slot->forced_at + AZOI_FORCE_HOLD_MS;
-    if (forced && !azoi_slot_is_fetching(slot)) {
+    bool settled = slot->state != AZOI_SLOT_EMPTY && !azoi_slot_is_fetching(slot);
+    if (forced && settled) {
         return slot->generation == slot->forced_generation ? azoi_auth_unchanged(job) : AZO_ERR_UNAUTHORIZED;
     }
     if (!forced) {
@@ -12487,7 +12496,7 @@ static azo_result azoi_client_set_proxy(azo_client *c, const azo_client_desc *de
                          "does not speak. Use its http:// port.", (int)url.host.len, url.host.ptr);
     }
     azoi_buf_str(&c->proxy_host, url.host);
-    c->proxy_port = has_scheme || azoi_find(url.host, ':') < url.host.len ? url.port : url.port;
+    c->proxy_port = url.port;
     if (url.userinfo.len > 0) {
         azoi_buf decoded;
         azoi_buf_init(&decoded, &c->allocator, 4096, true);
@@ -12507,23 +12516,36 @@ static azo_result azoi_client_set_texts(azo_client *c, const azo_client_desc *de
                  azoi_setting(desc->api_version, "OPENAI_API_VERSION", "AZURE_OPENAI_API_VERSION"));
     azoi_buf_str(&c->scope, azoi_given(desc->scope));
     azoi_buf_str(&c->auth_header, desc->auth_header != NULL ? azoi_given(desc->auth_header) : azo_s("api-key"));
-    if (!azoi_header_ok(azoi_buf_view(&c->auth_header), azoi_view("", 0))) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.auth_header is not a header name (%lu bytes). Use "
-                         "letters, digits and dashes.", (unsigned long)c->auth_header.len);
-    }
     const azoi_buf *const all[] = {&c->endpoint, &c->deployment, &c->api_version, &c->scope, &c->auth_header};
     azo_result r = AZO_OK;
     for (size_t i = 0; i < sizeof all / sizeof all[0] && r == AZO_OK; i++) {
         r = azoi_buf_failed(all[i], e, "A setting");
     }
-    return r == AZO_OK ? azoi_header_lines(desc->headers, desc->header_count, &c->headers, &c->log_headers, e) : r;
+    if (r != AZO_OK) {
+        return r;
+    }
+    if (!azoi_header_ok(azoi_buf_view(&c->auth_header), azoi_view("", 0))) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.auth_header is not a header name (%lu bytes). Use "
+                         "letters, digits and dashes.", (unsigned long)c->auth_header.len);
+    }
+    return azoi_header_lines(desc->headers, desc->header_count, &c->headers, &c->log_headers, e);
+}
+
+static bool azoi_watches_grow(azo_client *c, size_t count) {
+    size_t cap = count + count / 2 + 4;
+    void *grown = azoi_resize(&c->allocator, c->watches, c->watch_cap * sizeof *c->watches, cap * sizeof *c->watches);
+    if (grown != NULL) {
+        c->watches = (azo_watch *)grown;
+        c->watch_cap = cap;
+    }
+    return grown != NULL;
 }
 
 static azo_result azoi_client_set_up(azo_client *c, const azo_client_desc *desc, azo_error *e) {
     azo_result r = azoi_client_set_limits(c, desc, e);
     r = r == AZO_OK ? azoi_client_set_texts(c, desc, e) : r;
     r = r == AZO_OK ? azoi_client_set_proxy(c, desc, e) : r;
-    if (r == AZO_OK && !azoi_buf_reserve(&c->input, AZOI_READ_SIZE)) {
+    if (r == AZO_OK && (!azoi_buf_reserve(&c->input, AZOI_READ_SIZE) || !azoi_watches_grow(c, 0))) {
         r = azoi_memory(e);
     }
     return r == AZO_OK ? azoi_identity_open(c, desc, e) : r;
@@ -12680,19 +12702,7 @@ AZO_API size_t azo_wait(azo_client *client, azo_watch *out, size_t cap, int32_t 
     return count;
 }
 
-static azo_result azoi_watches_grow(azo_client *c, size_t count) {
-    if (count <= c->watch_cap) {
-        return AZO_OK;
-    }
-    size_t cap = count + count / 2 + 4;
-    void *grown = azoi_resize(&c->allocator, c->watches, c->watch_cap * sizeof *c->watches, cap * sizeof *c->watches);
-    if (grown == NULL) {
-        return AZO_ERR_MEMORY;
-    }
-    c->watches = (azo_watch *)grown;
-    c->watch_cap = cap;
-    return AZO_OK;
-}
+enum { AZOI_BLIND_MS = 50 };
 
 /* Sleeps and moves what became ready to the front of c->watches; returns how many. */
 static size_t azoi_sleep(azo_client *c, size_t count, int32_t timeout_ms) {
@@ -12720,20 +12730,20 @@ AZO_API azo_result azo_poll(azo_client *client, int32_t max_ms) {
     }
     int32_t timeout_ms;
     size_t count = azo_wait(client, client->watches, client->watch_cap, &timeout_ms);
-    if (count > client->watch_cap) {
-        azo_result r = azoi_watches_grow(client, count);
-        if (r != AZO_OK) {
-            return r;
-        }
+    if (count > client->watch_cap && azoi_watches_grow(client, count)) {
         count = azo_wait(client, client->watches, client->watch_cap, &timeout_ms);
+    }
+    bool blind = count > client->watch_cap; /* no memory for all of them: sleep less and look at everything */
+    if (blind) {
+        count = client->watch_cap;
+        max_ms = max_ms < 0 || max_ms > AZOI_BLIND_MS ? AZOI_BLIND_MS : max_ms;
     }
     if (max_ms >= 0 && (timeout_ms < 0 || timeout_ms > max_ms)) {
         timeout_ms = max_ms;
     }
     bool nothing_to_wait_for = count == 0 && (timeout_ms == 0 || (timeout_ms < 0 && client->conns == NULL));
     size_t ready = nothing_to_wait_for ? 0 : azoi_sleep(client, count, timeout_ms);
-    azo_watch none;
-    return azo_step(client, client->watches != NULL ? client->watches : &none, ready);
+    return azo_step(client, blind ? NULL : client->watches, ready);
 }
 
 AZO_API azo_request *azo_next(azo_client *client) {
@@ -12753,13 +12763,6 @@ AZO_API azo_result azo_request_result(const azo_request *request) {
 
 AZO_API void *azo_request_tag(const azo_request *request) {
     return request != NULL ? request->tag : NULL;
-}
-
-/* Something changed outside a step: a loop that sleeps has to hear of it. */
-static void azoi_client_tell(azo_client *c) {
-    if (!c->in_step) {
-        azoi_pump_tell(&c->pump, false);
-    }
 }
 
 AZO_API void azo_request_cancel(azo_request *request) {

@@ -1638,6 +1638,17 @@ static bool flush_bytes(outgoing *o) {
     return sent;
 }
 
+/* The same, but settles the request before the last record of it. */
+static bool flush_last(outgoing *o) {
+    size_t before = o->bytes.len > 0 ? (o->bytes.len - 1) / READ_SIZE * READ_SIZE : 0;
+    if (!send_all(o->c, o->bytes.data, before)) {
+        return false;
+    }
+    settle(o->c, o->entry);
+    text_drop(&o->bytes, before);
+    return flush_bytes(o);
+}
+
 /* The piece, which a cut may end early. */
 static void add_piece(outgoing *o, size_t at, size_t end, size_t limit) {
     if (o->chunked) {
@@ -1679,8 +1690,7 @@ static bool send_pieces(outgoing *o) {
     if (o->chunked && !cut) {
         add_last_chunk(o);
     }
-    settle(o->c, o->entry);
-    return flush_bytes(o);
+    return flush_last(o);
 }
 
 /* What comes after the last byte that is sent; true if the connection goes on. */
@@ -4368,6 +4378,10 @@ void fake_stop(fake *service) {
     (void)close(service->wake[1]);
     service->wake[1] = -1;
     (void)pthread_join(service->acceptor, NULL);
+    for (int i = 0; i < FAKE_ROLE_COUNT; i++) {
+        (void)close(service->roles[i].listener);
+        service->roles[i].listener = -1;
+    }
     shut_connections(service);
     reap(service, true);
     fake_free(service);

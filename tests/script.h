@@ -292,7 +292,7 @@ static int64_t script_unix(void *user_data) {
 static void script_open(script_world *w) {
     memset(w, 0, sizeof *w);
     w->now = 1000000;
-    w->unix_base = 1792567680; /* 2026-10-21 07:28:00 */
+    w->unix_base = 1792567680 - 1000; /* makes it 2026-10-21 07:28:00 now */
     w->transport.user_data = w;
     w->transport.open = script_conn_open;
     w->transport.connect = script_conn_connect;

@@ -1030,7 +1030,7 @@ static void test_entra_retries(void **state) {
     push(&w, ENTRA, SILENT);
     before = w.now;
     e = want_failure(&w, AZO_ERR_TOKEN);
-    want_text(e.message, "did not answer it in time");
+    want_text(e.message, "did not answer in time");
     assert_in_range(w.now - before, 15000, 31000);
     world_end(&w);
 
@@ -1467,6 +1467,19 @@ static void test_renewal(void **state) { /* I16 */
     w.now += 3600000 - 29000; /* too close to its end: everyone waits */
     push_token(&w, ENTRA, "tok.3", 3600)->delay_ms = 10;
     want_token(&w, "tok.3");
+    world_end(&w);
+
+    secret_world(&w); /* the hold-off after a failed renewal ends with the old token */
+    push_token(&w, ENTRA, "tok.1", 3600);
+    want_token(&w, "tok.1");
+    w.now += 3569000;
+    push_reply(&w, ENTRA, 400, "", "{\"error\":\"x\"}");
+    want_token(&w, "tok.1");
+    run_for(&w, 500);
+    want_token(&w, "tok.1");
+    w.now += 1000;
+    push_token(&w, ENTRA, "tok.2", 3600);
+    want_token(&w, "tok.2");
     world_end(&w);
 
     secret_world(&w); /* the renewal runs while the old token ends, and fails */
@@ -1984,6 +1997,63 @@ static void test_provider_abandoned(void **state) {
     world_end(&w);
 }
 
+typedef struct pushed_loop {
+    test_notes notes;
+    int places;
+    bool refuse;
+} pushed_loop;
+
+static int loop_watch(intptr_t fd, unsigned events, uint32_t id, void **slot, void *user_data) {
+    pushed_loop *l = (pushed_loop *)user_data;
+    (void)id;
+    if (l->refuse) {
+        return -1;
+    }
+    assert_true((*slot == NULL) == (events != 0)); /* what is registered is unregistered before it is registered again */
+    *slot = events != 0 ? &l->places : NULL;
+    test_note(&l->notes, "%ld:%u ", (long)fd, events);
+    return 0;
+}
+
+/* A provider may close its descriptor when it is asked again, so the loop must have let go of it by then. */
+static void test_provider_loop(void **state) {
+    world w;
+    provider v;
+    probe p;
+    pushed_loop l;
+    azo_client_desc d;
+    (void)state;
+    for (int refuse = 0; refuse < 2; refuse++) {
+        memset(&l, 0, sizeof l);
+        memset(&d, 0, sizeof d);
+        memset(&v, 0, sizeof v);
+        l.refuse = refuse == 1;
+        v.token = "tok.P1";
+        v.pending = 2;
+        v.wait_fd = 77;
+        v.wait_events = AZO_POLL_IN | AZO_POLL_OUT;
+        v.wait_ms = -1;
+        d.token_provider = provide;
+        d.token_user_data = &v;
+        d.loop.user_data = &l;
+        d.loop.watch = loop_watch;
+        world_init(&w);
+        world_start(&w, &d);
+        begin_token(&w, &p);
+        for (int i = 0; i < 4; i++) {
+            assert_int_equal(azo_step(w.client, NULL, 0), AZO_OK);
+        }
+        assert_int_equal(azo_request_result(p.job), refuse ? AZO_ERR_MEMORY : AZO_OK);
+        assert_int_equal(v.abandons, refuse);
+        if (!refuse) {
+            assert_string_equal(l.notes.text, "77:3 77:0 77:3 77:0 ");
+        }
+        drop(&p);
+        test_notes_free(&l.notes);
+        world_end(&w);
+    }
+}
+
 /* ---- every allocation fails ---- */
 
 static void memory_run(test_memory *m, void *self) {
@@ -2096,6 +2166,7 @@ int main(void) {
         cmocka_unit_test(test_provider_failures),
         cmocka_unit_test(test_provider_waits),
         cmocka_unit_test(test_provider_abandoned),
+        cmocka_unit_test(test_provider_loop),
         cmocka_unit_test(test_memory_failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -55,6 +55,14 @@ static void entra(script_conn *c, const char *request) {
     script_answer(c, w->entra_delay_ms, 200, "", body);
 }
 
+static void send_chunk(script_conn *c, int delay_ms, const char *text) {
+    char size[32];
+    (void)snprintf(size, sizeof size, "%lx\r\n", (unsigned long)strlen(text));
+    script_send(c, delay_ms, size);
+    script_send(c, delay_ms, text);
+    script_send(c, delay_ms, "\r\n");
+}
+
 static void service(script_conn *c, const char *request) {
     world *w = (world *)c->peer->state;
     char bearer[64];
@@ -75,8 +83,10 @@ static void service(script_conn *c, const char *request) {
         script_answer(c, 5, 401, "", "{\"statusCode\":401,\"message\":\"synthetic: expired\"}");
     } else if (strstr(request, "\"stream\":true") != NULL) {
         script_send(c, 5, STREAM_HEAD);
-        script_send(c, 5, "4f\r\n" CHUNK("Hel") "\r\n"); /* lengths are checked by the decoder */
-        script_send(c, 10, "4e\r\n" CHUNK("lo") "\r\n");
+        send_chunk(c, 5, CHUNK("Hel"));
+        send_chunk(c, 10, CHUNK("lo"));
+        send_chunk(c, 10, LAST);
+        script_send(c, 10, "0\r\n\r\n");
     } else {
         script_answer(c, 5, 200, "apim-request-id: req-1\r\n", REPLY);
     }
@@ -724,8 +734,8 @@ static void test_retry_after(void **state) {
         {"HTTP/1.1 500 X\r\nx-should-retry: false\r\nContent-Length: 0\r\n\r\n", 0, 50, AZO_ERR_SERVICE},
         {"HTTP/1.1 400 X\r\nContent-Length: 0\r\n\r\n", 0, 50, AZO_ERR_BAD_REQUEST},
         {"HTTP/1.1 429 X\r\nretry-after: 86400\r\nContent-Length: 0\r\n\r\n", 0, 50, AZO_ERR_RATE_LIMIT},
-        {"close", 375, 600, AZO_OK},
-        {"reset", 375, 600, AZO_OK},
+        {"close", 0, 50, AZO_OK}, /* the connection was open before the token came: stale, one more is free */
+        {"reset", 0, 50, AZO_OK},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         world w;
@@ -1033,6 +1043,7 @@ static void test_cancel_at_every_step(void **state) {
         assert_ptr_equal(azo_next(w.client), l.self);
         assert_null(azo_next(w.client));
         assert_int_equal(end(l.self, &e), done ? AZO_OK : AZO_ERR_CANCELLED);
+        w.script_used = w.script_count;
         assert_int_equal(call(&w, &e), AZO_OK);
         world_close(&w);
     }
@@ -1080,8 +1091,6 @@ static void test_wrong_end_and_close_with_live_requests(void **state) {
     world_open(&w);
     world_start(&w);
     azo_request *a = begin(&w);
-    assert_int_equal(azo_embed_end(a, &reply, &e), AZO_PENDING);
-    assert_int_equal(wait_for(&w, a), AZO_OK);
     assert_int_equal(azo_embed_end(a, &reply, &e), AZO_ERR_ARGUMENT); /* and frees */
     azo_embed_reply_free(&reply);
     azo_request *b = begin(&w);
