@@ -6720,6 +6720,9 @@ static void azoi_wait_leave(azo_request *job) {
     job->waiting = false;
     *(job->prev_waiting != NULL ? &job->prev_waiting->next_waiting : &slot->first_waiting) = job->next_waiting;
     *(job->next_waiting != NULL ? &job->next_waiting->prev_waiting : &slot->last_waiting) = job->prev_waiting;
+    if (slot->first_waiting == NULL) {
+        azoi_pump_queue(&slot->client->pump, &slot->node); /* a provider is told that nobody waits any more */
+    }
 }
 
 static void azoi_cap_in(azo_client *c, azo_request *job) {
@@ -7280,9 +7283,6 @@ static azo_result azoi_job_answered(azo_request *job) {
             azoi_job_wake(job);
             return AZO_PENDING;
         }
-        if (r == AZO_PENDING) {
-            return r;
-        }
     }
     return job->ops->refuse(job);
 }
@@ -7701,7 +7701,7 @@ static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_req
     job->policy = *spec->policy;
     job->retries_left = spec->max_retries > 0 ? spec->max_retries : 0;
     azoi_error_clear(&job->error);
-    azoi_buf_init(&job->head_text, &job->allocator, c->max_header, false);
+    azoi_buf_init(&job->head_text, &job->allocator, c->max_header, spec->secret_body);
     azoi_buf_init(&job->body, &job->allocator, spec->max_body, spec->secret_body);
     azoi_buf_init(&job->held, &job->allocator, SIZE_MAX / 2, false);
     job->authorized = spec->ops->authorize == NULL;
