@@ -1,7 +1,112 @@
 /* azopenai.h - v0.1.0 - Azure OpenAI from C, without an API key - SPDX-License-Identifier: MIT
+ *
+ *     In ONE C or C++ file:                        In any other:
+ *
+ *         #define AZOPENAI_IMPLEMENTATION              #include "azopenai.h"
+ *         #include "azopenai.h"
+ *
+ *     Link with -lmbedtls -lmbedx509 -lmbedcrypto (mbedTLS 2.28 or 3.6; 4.x: -ltfpsacrypto for the last). jsmn.h has
+ *     to be on the include path; nothing of it is linked, and a jsmn of your own in the same file is left alone.
+ *
+ *     azo_client *client;
+ *     azo_chat_reply reply;
+ *     azo_error err;
+ *     if (azo_client_open(NULL, &client, &err) == AZO_OK) {        AZURE_OPENAI_ENDPOINT, AZURE_OPENAI_DEPLOYMENT
+ *         azo_message messages[] = {azo_system("Be brief."), azo_user("What is C?")};
+ *         azo_chat_desc chat = {0};                                = {} in C++
+ *         chat.messages = messages;
+ *         chat.message_count = 2;
+ *         if (azo_chat(client, &chat, &reply, &err) == AZO_OK)
+ *             printf("%s\n", reply.text.ptr);
+ *         azo_chat_reply_free(&reply);
+ *         azo_client_close(client);
+ *     }
+ *     if (err.code != AZO_OK)
+ *         fprintf(stderr, "%s\n", err.message);                    what failed; what to do next
+ *
+ * CONTENTS (search for >>word)
+ *
+ *     config types descs functions                                 the public half
+ *     prologue structs memory strings error json http sse time     the private half, strictly bottom-up: a section
+ *     pump transport connections attempts credentials calls        uses only those before it
+ *     public end
+ *
+ * IDENTITY
+ *
+ *     With nothing in the desc: AZURE_OPENAI_AD_TOKEN, else AZURE_OPENAI_API_KEY, else the chain: a client secret from
+ *     the environment (AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET), then managed identity (IMDS). A member
+ *     that is not configured is passed over; one that is refused ends the chain. credential.kind = AZO_CRED_CHAIN asks
+ *     for the chain even where a key is set; token_provider brings any other source. Tokens are cached by scope,
+ *     renewed ahead of time, fetched once for all who wait. azo_token hands one to other tools.
+ *
+ * STREAMING
+ *
+ *     static int on_event(const azo_event *ev, void *user_data) {
+ *         if (ev->kind == AZO_EVENT_TEXT) fputs(ev->text.ptr, stdout);
+ *         return AZO_GO_ON;                                        or AZO_STOP, or AZO_PAUSE
+ *     }
+ *     chat.on_event = on_event;                                    the reply is assembled all the same
+ *
+ * NON-BLOCKING
+ *
+ *     azo_request *request;
+ *     azo_chat_begin(client, &chat, &request, &err);               any number of them, from one thread
+ *     while (azo_request_result(request) == AZO_PENDING)
+ *         azo_poll(client, -1);                                    or azo_wait, your own poll, azo_step
+ *     azo_chat_end(request, &reply, &err);
+ *
+ *     Nothing but name lookup (getaddrinfo) and the first reading of the root certificates blocks in a step; both go
+ *     away with an azo_transport hook and ca_pem. azo_loop pushes wishes to epoll, libuv and the like.
+ *
+ * OWNERSHIP AND LIFETIME
+ *
+ *     1. Desc structs and what they point to may die when the call returns. By reference stay: hooks and their
+ *        user_data (until the client closes); a request's callbacks, tag, vectors, borrowed body and read_body (until
+ *        azo_X_end or azo_request_free).
+ *     2. Who opens closes: open and close, begin and end (or free), reply and reply_free. `out` is zeroed first, so
+ *        freeing after a failure is always right.
+ *     3. azo_request_cancel only marks; azo_X_end takes the outcome and frees; azo_request_free drops in any state.
+ *        azo_client_close is final; live requests become cancelled shells that still want end or free.
+ *     4. An azo_str of an event lives until the callback returns, one of a reply until its reply_free. A NUL follows.
+ *     5. A client and its requests belong to one thread at a time. Clients are independent. There are no globals.
+ *     6. All memory comes from the client's allocator. mbedTLS uses its own, and its PSA start-up (3.x, 4.x) is for
+ *        the whole process.
+ *
+ * INSIDE A CALLBACK                              event, data     read_body, hooks, token provider
+ *
+ *     azo_X_begin, cancel, resume, free            yes             no
+ *     azo_json_*, history                          yes             azo_json_* only
+ *     azo_client_close                             when it returns no
+ *     azo_step, azo_poll, azo_X, azo_X_end         AZO_ERR_STATE   no
+ *
+ * OPTIONS (define them before the implementation; those marked * in every file that includes the header)
+ *
+ *     AZO_STATIC *           all functions static, for a single file
+ *     AZO_API *              linkage of the functions, e.g. for a DLL
+ *     AZO_NO_SOCKETS         no built-in transport: azo_client_desc.transport is needed
+ *     AZO_NO_CLOCK           no built-in clock: azo_client_desc.clock is needed
+ *     AZO_NO_ENV             the environment is not read
+ *     AZO_NO_STDIO           no file is read: root certificates come from ca_pem
+ *     AZO_JSMN_HEADER        where jsmn is, e.g. "third_party/jsmn.h"; <jsmn.h> by default
+ *     AZO_DEFAULT_x, AZO_MAX_x   see >>config
+ *
+ * SECURITY
+ *
+ *     TLS 1.2 or newer with certificate and host name verified, always; there is no switch to turn that off. Plain
+ *     HTTP goes to loopback addresses and the instance metadata service only. Redirects are never followed. Every
+ *     buffer that grows has a cap. Secrets are wiped before their memory is freed and are in no error and no log line.
+ *
+ * WHAT IT DOES NOT DO
+ *
+ *     Certificate, federated and developer (az login) credentials: see token_provider and examples/az_login.c.
+ *     HTTP/2, compression, cookies, HTTPS proxies, Windows sockets. No fallback for mbedTLS or jsmn.
+ *
+ * The licence and the history stand at the end of the file.
  */
-#if defined(AZOPENAI_IMPLEMENTATION) && defined(__STRICT_ANSI__) && !defined(_POSIX_C_SOURCE)
-#define _POSIX_C_SOURCE 200809L /* sockets and clocks under -std=c99; has to come before the first libc header */
+/* The implementation needs sockets and clocks, which -std=c99 hides, and libc listens to this only before its first
+ * header, so it cannot wait for the second include of a file that includes this twice. */
+#if defined(__STRICT_ANSI__) && !defined(_POSIX_C_SOURCE)
+#define _POSIX_C_SOURCE 200809L
 #endif
 
 #ifndef AZOPENAI_H
@@ -1198,6 +1303,7 @@ typedef struct azoi_stream {
     azo_result failed; /* what a hook or the trust lookup said, carried round mbedTLS */
     int failed_errno;
     size_t unsent;    /* length of the write that mbedTLS has not finished */
+    bool flushed;     /* it has left without mbedTLS saying so */
     size_t seen;      /* of first[] */
     unsigned char first[5]; /* what the peer began with: tells HTTP from TLS */
     azo_error *error; /* where to explain; NULL: nowhere */
@@ -1619,6 +1725,7 @@ typedef struct azoi_embed {
     float *vectors;    /* the caller's, or ours */
     size_t vector_cap; /* the caller's */
     size_t own_size;   /* of ours in bytes; 0: the caller's */
+    bool whole;        /* all rows are there */
     int64_t prompt_tokens;
 } azoi_embed;
 
@@ -5117,6 +5224,21 @@ static bool azoi_tls_suites(azoi_net *n) {
     return true;
 }
 
+/* mbedTLS 3.6.6 and 4.1.0 offer RSA-PSS but refuse it in TLS 1.2 (Mbed-TLS/mbedtls issue 10668). Servers mostly take
+ * what is offered first, so PKCS #1 goes before it; TLS 1.3 allows PSS only, and has it still. */
+#if (MBEDTLS_VERSION_NUMBER == 0x03060600 || MBEDTLS_VERSION_NUMBER == 0x04010000) && defined(MBEDTLS_SSL_PROTO_TLS1_2)
+#define AZOI_NO_PSS_IN_TLS12 1
+static void azoi_tls_signatures(azoi_net *n) {
+    static const uint16_t algorithms[] = {0x0403, 0x0503, 0x0603, 0x0401, 0x0501, 0x0601, 0x0804, 0x0805, 0x0806, 0};
+    mbedtls_ssl_conf_sig_algs(&n->config, algorithms);
+}
+#else
+#define AZOI_NO_PSS_IN_TLS12 0
+static void azoi_tls_signatures(azoi_net *n) {
+    (void)n;
+}
+#endif
+
 static void azoi_tls_versions(azoi_net *n) {
 #if MBEDTLS_VERSION_NUMBER >= 0x03020000
     mbedtls_ssl_conf_min_tls_version(&n->config, MBEDTLS_SSL_VERSION_TLS1_2);
@@ -5172,6 +5294,7 @@ static int azoi_tls_configure(azoi_net *n) {
         ret = MBEDTLS_ERR_SSL_ALLOC_FAILED;
     }
     azoi_tls_versions(n);
+    azoi_tls_signatures(n);
     mbedtls_ssl_conf_authmode(&n->config, MBEDTLS_SSL_VERIFY_REQUIRED);
     mbedtls_ssl_conf_ca_chain(&n->config, &n->roots, NULL);
 #ifdef MBEDTLS_SSL_ALPN
@@ -5303,13 +5426,10 @@ static azo_result azoi_tls_bad_certificate(azoi_stream *s, int ret, uint32_t fla
     return azoi_fail(s->error, AZO_ERR_TLS_VERIFY, "The certificate of %s:%u %s.", s->host, (unsigned)s->port, text);
 }
 
-/* The number of the peer's alert (RFC 8446 section 6); -1: this mbedTLS does not tell. */
+/* The number of the peer's alert (RFC 8446 section 6). Before 4.1 only the buffer that it lies in tells. */
 static int azoi_tls_alert(const azoi_stream *s) {
 #if MBEDTLS_VERSION_NUMBER >= 0x04010000
     return mbedtls_ssl_get_fatal_alert(s->tls);
-#elif MBEDTLS_VERSION_NUMBER >= 0x04000000
-    (void)s;
-    return -1;
 #elif MBEDTLS_VERSION_NUMBER >= 0x03000000
     return s->tls->MBEDTLS_PRIVATE(in_msg)[1];
 #else
@@ -5351,6 +5471,15 @@ static azo_result azoi_tls_refused(azoi_stream *s, int ret, const char *doing) {
                      s->host, (unsigned)s->port, doing, alert, (unsigned)-ret, azoi_alert_advice(alert));
 }
 
+/* For numbers that have no sentence of their own. */
+static const char *azoi_tls_advice(int ret) {
+    if (AZOI_NO_PSS_IN_TLS12 && ret == -0x6600) {
+        return "This version of mbedTLS cannot check RSA-PSS signatures in TLS 1.2, which this server may prefer: update "
+               "mbedTLS.";
+    }
+    return "Check host and port, and look for a proxy that alters TLS; the number is in mbedtls/ssl.h.";
+}
+
 static bool azoi_tls_is_version_error(int ret) {
 #ifdef MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION
     return ret == MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION;
@@ -5387,9 +5516,8 @@ static azo_result azoi_tls_failed(azoi_stream *s, int ret, const char *doing) {
                          "must speak TLS 1.2 or newer; older versions are unsafe.", s->host, (unsigned)s->port,
                          (unsigned)-ret);
     }
-    return azoi_fail(s->error, AZO_ERR_TLS, "TLS with %s:%u failed while %s (mbedTLS -0x%04x). Check host and port, "
-                     "and look for a proxy that alters TLS; the number is in mbedtls/ssl.h.", s->host,
-                     (unsigned)s->port, doing, (unsigned)-ret);
+    return azoi_fail(s->error, AZO_ERR_TLS, "TLS with %s:%u failed while %s (mbedTLS -0x%04x). %s", s->host,
+                     (unsigned)s->port, doing, (unsigned)-ret, azoi_tls_advice(ret));
 }
 
 /* ---- root certificates, looked up when a chain needs one ----
@@ -5896,7 +6024,9 @@ static int azoi_bio_recv(void *user_data, unsigned char *buf, size_t cap) {
 }
 
 static int azoi_bio_send(void *user_data, const unsigned char *buf, size_t len) {
-    ptrdiff_t sent = azoi_stream_send((azoi_stream *)user_data, buf, len < INT_MAX ? len : INT_MAX);
+    azoi_stream *s = (azoi_stream *)user_data;
+    ptrdiff_t sent = azoi_stream_send(s, buf, len < INT_MAX ? len : INT_MAX);
+    s->flushed |= s->unsent > 0 && sent > 0 && (size_t)sent == len;
     return sent == AZO_IO_AGAIN ? MBEDTLS_ERR_SSL_WANT_WRITE : sent < 0 ? AZOI_TLS_STOPPED : (int)sent;
 }
 
@@ -6042,21 +6172,26 @@ static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
     return azoi_stream_hook_failed(s, "receiving");
 }
 
+/* The record of an unfinished write is encrypted already, so its length must stand. When a TLS 1.3 ticket comes in
+ * between, mbedTLS flushes that record and forgets that it was this write: calling it again would send it twice. */
 static ptrdiff_t azoi_tls_write(azoi_stream *s, const void *buf, size_t len) {
     enum { MAX_ROUNDS = 100 };
     int ret = 0;
-    /* The record of an unfinished write is encrypted already: its length must stand. */
-    s->unsent = s->unsent > 0 && s->unsent < len ? s->unsent : len;
+    int most = mbedtls_ssl_get_max_out_record_payload(s->tls);
+    len = most > 0 && len > (size_t)most ? (size_t)most : len;
+    len = s->unsent > 0 && s->unsent < len ? s->unsent : len;
     for (int round = 0; round < MAX_ROUNDS; round++) {
-        ret = mbedtls_ssl_write(s->tls, (const unsigned char *)buf, s->unsent);
+        ret = s->flushed ? (int)len : mbedtls_ssl_write(s->tls, (const unsigned char *)buf, len);
         if (ret > 0) {
             s->unsent = 0;
+            s->flushed = false;
             return ret;
         }
         if (!azoi_tls_again(s, ret)) {
             break;
         }
         if (ret == MBEDTLS_ERR_SSL_WANT_WRITE || (ret == MBEDTLS_ERR_SSL_WANT_READ && s->in_blocked)) {
+            s->unsent = len;
             return AZO_IO_AGAIN;
         }
     }
@@ -7152,11 +7287,23 @@ static azo_result azoi_job_prepare(azo_request *job) {
 
 /* ---- SEND ---- */
 
-static void azoi_log_headers(azoi_net *net, char direction, azo_str lines, bool hide) {
+/* Whether a header is the user's own, which a server may send back (x-ms-client-request-id). */
+static bool azoi_is_hidden(azo_str own, azo_str header) {
+    azo_str name;
+    azo_str value;
+    while (azoi_header_next(&own, &name, &value)) {
+        if (azoi_same_ci(name, header) && azoi_equal(value, "<hidden>")) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void azoi_log_headers(azoi_net *net, char direction, azo_str lines, azo_str own, bool hide) {
     azo_str name;
     azo_str value;
     while (azoi_header_next(&lines, &name, &value)) {
-        bool secret = hide || azoi_equal_ci(name, "set-cookie");
+        bool secret = hide || azoi_equal_ci(name, "set-cookie") || azoi_is_hidden(own, name);
         azo_str shown = secret ? azoi_view("<hidden>", 8) : value;
         azoi_log(net, AZO_LOG_DEBUG, "%c %.*s: %.*s", direction, (int)name.len, name.ptr, (int)shown.len, shown.ptr);
     }
@@ -7168,8 +7315,8 @@ static void azoi_job_log_head(azo_request *job, azo_str signature) {
     if (net->logger.line != NULL) {
         azoi_log(net, AZO_LOG_DEBUG, "> %s %s HTTP/1.1", job->spec.method.ptr, job->spec.target.ptr);
         azoi_log(net, AZO_LOG_DEBUG, "> Host: %s", job->spec.origin.host.ptr);
-        azoi_log_headers(net, '>', job->spec.log_headers, false);
-        azoi_log_headers(net, '>', signature, true);
+        azoi_log_headers(net, '>', job->spec.log_headers, azoi_view(NULL, 0), false);
+        azoi_log_headers(net, '>', signature, azoi_view(NULL, 0), true);
         azoi_log(net, AZO_LOG_DEBUG, "> (%lu bytes of body)", (unsigned long)job->spec.body.len);
     }
 }
@@ -7303,7 +7450,7 @@ static void azoi_job_log_answer(azo_request *job) {
     if (net->logger.line != NULL) {
         azoi_log(net, AZO_LOG_DEBUG, "< HTTP %d %.*s", job->head.status, (int)job->head.reason.len,
                  job->head.reason.ptr);
-        azoi_log_headers(net, '<', job->head.headers, false);
+        azoi_log_headers(net, '<', job->head.headers, job->spec.log_headers, false);
     }
 }
 
@@ -9381,27 +9528,15 @@ static azoi_owned *azoi_owned_new(const azo_request *job, size_t tables, size_t 
 static int32_t azoi_limit_wait(azo_str text) {
     double total = text.len > 0 ? 0 : -1;
     while (text.len > 0) {
-        size_t digits = 0;
-        size_t letters = 0;
+        size_t digits = strspn(text.ptr, "0123456789."); /* a line end or a NUL stands behind every header value */
+        azo_str unit = azoi_view(text.ptr + digits, strspn(text.ptr + digits, "hms"));
         double value;
-        while (digits < text.len && (azoi_is_digit(text.ptr[digits]) || text.ptr[digits] == '.')) {
-            digits++;
-        }
-        if (!azoi_parse_double(azoi_view(text.ptr, digits), &value)) {
+        if (!azoi_parse_double(azoi_view(text.ptr, digits), &value) ||
+            (!azoi_one_of(unit, "ms s m h") && (unit.len > 0 || digits < text.len))) {
             return -1;
         }
-        text = azoi_skip(text, digits);
-        while (letters < text.len && azoi_is_alpha(text.ptr[letters])) {
-            letters++;
-        }
-        azo_str unit = azoi_view(text.ptr, letters);
-        if (!azoi_one_of(unit, "ms s m h") && (unit.len > 0 || text.len > 0)) {
-            return -1;
-        }
-        total += value * (azoi_equal_ci(unit, "ms") ? 1 : azoi_equal_ci(unit, "m") ? 60e3
-                                                    : azoi_equal_ci(unit, "h")   ? 3600e3
-                                                                                 : 1e3);
-        text = azoi_skip(text, letters);
+        total += value * (azoi_equal(unit, "ms") ? 1 : azoi_equal(unit, "m") ? 60e3 : azoi_equal(unit, "h") ? 36e5 : 1e3);
+        text = azoi_skip(text, digits + unit.len);
     }
     return total >= INT32_MAX ? INT32_MAX : (int32_t)total;
 }
@@ -9481,31 +9616,43 @@ static void azoi_owned_http(azoi_owned *o, azo_request *job, bool with_body, azo
     }
 }
 
-/* False: *r is to be returned, and the request is as it was (or gone, if it is of another kind). */
-static bool azoi_may_end(azo_request *job, azoi_job_kind kind, azo_result *r, azo_error *err) {
+/* What every azo_X_end does; `out` was cleared and may be NULL. `seal` makes the reply of a call that failed, or was
+ * cut from its client, out of what came. */
+static azo_result azoi_end(azo_request *job, azoi_job_kind kind, azo_result (*seal)(azo_request *job), void *out,
+                           size_t size, azo_http *http, azo_error *err) {
     if (err != NULL) {
         azoi_error_clear(err);
     }
     if (job == NULL) {
-        *r = azoi_fail(err, AZO_ERR_ARGUMENT, "The request is NULL (argument 1). Pass the one that azo_X_begin gave.");
-        return false;
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The request is NULL (argument 1). Pass the one that azo_X_begin gave.");
     }
     if (job->in_callback || (job->client != NULL && job->client->in_callback)) {
-        *r = azoi_fail(err, AZO_ERR_STATE, "An azo_X_end was called inside a callback (error %d). Call it after the "
-                       "callback has returned.", (int)AZO_ERR_STATE);
-        return false;
+        return azoi_fail(err, AZO_ERR_STATE, "An azo_X_end was called inside a callback (error %d). Call it after the "
+                         "callback has returned.", (int)AZO_ERR_STATE);
     }
     if (job->ops->kind != kind) {
         azoi_job_free(job);
-        *r = azoi_fail(err, AZO_ERR_ARGUMENT, "The request is of another kind than its azo_X_end (error %d). Use the "
-                       "end function that belongs to its begin function.", (int)AZO_ERR_ARGUMENT);
-        return false;
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The request is of another kind than its azo_X_end (error %d). Use the end "
+                         "function that belongs to its begin function.", (int)AZO_ERR_ARGUMENT);
     }
-    *r = job->state == AZOI_JOB_DONE ? job->result : AZO_PENDING;
-    if (*r != AZO_PENDING && *r != AZO_OK && err != NULL) {
+    if (job->state != AZOI_JOB_DONE) {
+        return AZO_PENDING;
+    }
+    azo_result result = job->result;
+    azoi_answer *answer = (azoi_answer *)job->data;
+    if (result != AZO_OK && err != NULL) {
         *err = job->error;
     }
-    return *r != AZO_PENDING;
+    if (out != NULL && http != NULL) {
+        http->status = job->head.status; /* also where there is no memory for more */
+        http->attempts = job->attempts;
+    }
+    if (out != NULL && (answer->owned != NULL || (seal != NULL && seal(job) == AZO_OK))) {
+        memcpy(out, azoi_owned_reply(answer->owned), size);
+        answer->owned = NULL;
+    }
+    azoi_job_free(job);
+    return result;
 }
 
 /* ---- header lines of the user ---- */
@@ -9896,17 +10043,130 @@ static azo_result azoi_may_begin(azo_client *c, const void *desc, azo_request **
 
 /* ---- refusals: the one turn from status and body into an error ---- */
 
+enum { /* what a rule may ask for besides status, code and words */
+    AZOI_IF_KEY = 1,       /* an API key was sent */
+    AZOI_IF_REGIONAL = 2,  /* a token was sent to an address that is shared by a whole region */
+    AZOI_IF_NETWORK = 4,   /* the policy-id says so */
+    AZOI_IF_NAMED = 8,     /* the deployment's name is known */
+    AZOI_IF_DATED = 16,    /* the dated route */
+    AZOI_IF_ODD = 32,      /* with a version that is none */
+    AZOI_IF_PARAM = 64,    /* a member is to blame */
+    AZOI_IF_MAX_TOKENS = 128, /* it is this one */
+    AZOI_IF_STREAM = 256   /* it came inside a stream that began well */
+};
+
+/* One kind of refusal. The first rule that fits decides: by service code first, since a missing role is a 401 and a
+ * stream has no status. In the sentences $d is the deployment, $h the host, $p the path (without the query, which may
+ * hold a key), $v the version, $s the scope, $m the member, $f what the filter found, $n how often it was tried, $w how
+ * long to wait, $u the unit of the quota. The numbers come between the two. */
+typedef struct azoi_rule {
+    int status;        /* 0: any; below 10: all that begin with it */
+    int facts;         /* all of these */
+    const char *codes; /* one of these; NULL: any */
+    const char *words; /* one of these in the server's words, divided by |; NULL: any */
+    azo_result result;
+    azo_who who;
+    const char *what;
+    const char *advice;
+} azoi_rule;
+
+static const azoi_rule azoi_rules[] = {
+    {0, AZOI_IF_STREAM, "content_filter content_policy_violation ResponsibleAIPolicyViolation", NULL,
+     AZO_ERR_CONTENT_FILTER, AZO_WHO_PROMPT, "The content filter blocked the answer$f",
+     "Reword the text, or ask the owner of the resource for another filter configuration."},
+    {0, 0, "content_filter content_policy_violation ResponsibleAIPolicyViolation", NULL, AZO_ERR_CONTENT_FILTER,
+     AZO_WHO_PROMPT, "The content filter blocked the prompt$f",
+     "Reword the text, or ask the owner of the resource for another filter configuration."},
+    {0, 0, "PermissionDenied AuthorizationFailed", NULL, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE,
+     "The identity signed in but may not call this deployment",
+     "Give it the role Cognitive Services OpenAI User on the resource and wait five minutes; Owner and Contributor do "
+     "not suffice."},
+    {0, AZOI_IF_NAMED, "DeploymentNotFound model_not_found", NULL, AZO_ERR_NOT_FOUND, AZO_WHO_RESOURCE,
+     "No deployment named '$d' on $h", "Use the deployment name, not the model name; new ones need a few minutes."},
+    {0, 0, "DeploymentNotFound model_not_found", NULL, AZO_ERR_NOT_FOUND, AZO_WHO_RESOURCE,
+     "No such deployment on $h", "Use the deployment name, not the model name; new ones need a few minutes."},
+    {0, 0, "insufficient_quota", NULL, AZO_ERR_RATE_LIMIT, AZO_WHO_RESOURCE, "The quota is used up; $n made",
+     "Have the owner of the resource raise it ($u per minute)."},
+    {0, 0, "rate_limit_exceeded too_many_requests TooManyRequests RateLimitReached NoCapacity", NULL,
+     AZO_ERR_RATE_LIMIT, AZO_WHO_WAIT, "Quota exceeded; $n made", "$w or raise the deployment's $u per minute."},
+    {429, 0, NULL, NULL, AZO_ERR_RATE_LIMIT, AZO_WHO_WAIT, "Quota exceeded; $n made",
+     "$w or raise the deployment's $u per minute."},
+    {401, AZOI_IF_REGIONAL, NULL, NULL, AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM,
+     "$h is a regional address, which takes API keys only",
+     "Use the resource's own address, like https://name.openai.azure.com."},
+    {400, AZOI_IF_REGIONAL, NULL, "key", AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
+     "$h is a regional address, which takes API keys only",
+     "Use the resource's own address, like https://name.openai.azure.com."},
+    {401, 0, NULL, "subscription key", AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM,
+     "API Management wants a subscription key of its own",
+     "Give it in azo_client_desc.headers as Ocp-Apim-Subscription-Key, or name the header of the API key in "
+     "auth_header."},
+    {401, AZOI_IF_KEY, NULL, NULL, AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM, "The API key is not accepted by $h",
+     "Take the key of this very resource, without spaces; it may also have been renewed."},
+    {401, 0, NULL, "audience", AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM,
+     "The token is missing, expired or for another audience than $h wants",
+     "The scope was $s; if that is not the one that detail names, set azo_client_desc.scope."},
+    {401, 0, NULL, NULL, AZO_ERR_UNAUTHORIZED, AZO_WHO_IDENTITY, "The token is not accepted by $h",
+     "Check that it comes from the resource's tenant and that its scope, $s, fits."},
+    {0, 0, "AuthenticationTypeDisabled", NULL, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE,
+     "The resource does not take API keys", "Sign in with Entra ID: leave api_key out, or have key access enabled."},
+    {403, AZOI_IF_KEY, NULL, "disabled", AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE, "The resource does not take API keys",
+     "Sign in with Entra ID: leave api_key out, or have key access enabled."},
+    {403, AZOI_IF_NETWORK, NULL, NULL, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE,
+     "The resource's network rules keep this machine out",
+     "Have its address allowed in the resource's networking settings, or call through a private endpoint."},
+    {403, 0, NULL, "network|firewall|public access|private endpoint", AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE,
+     "The resource's network rules keep this machine out",
+     "Have its address allowed in the resource's networking settings, or call through a private endpoint."},
+    {403, 0, NULL, NULL, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE, "$h forbids this call",
+     "Ask the owner of the resource about network rules, suspension and roles; detail has the server's words."},
+    {404, AZOI_IF_DATED | AZOI_IF_ODD, NULL, NULL, AZO_ERR_NOT_FOUND, AZO_WHO_PROGRAM,
+     "$h has no $p under api_version '$v'",
+     "An API version looks like 2024-10-21 or 2025-04-01-preview; it is not the model's version."},
+    {404, AZOI_IF_DATED, NULL, NULL, AZO_ERR_NOT_FOUND, AZO_WHO_PROGRAM, "$h has no $p under api_version $v",
+     "Check the endpoint, the deployment's name, and that this version offers the operation."},
+    {404, 0, NULL, NULL, AZO_ERR_NOT_FOUND, AZO_WHO_PROGRAM, "$h has no $p",
+     "Check the endpoint and the deployment's name; a resource or gateway without the v1 API wants an api_version."},
+    {410, 0, NULL, NULL, AZO_ERR_NOT_FOUND, AZO_WHO_PROGRAM, "$h has $p no more", "Look for what has replaced it."},
+    {408, 0, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT, "$h gave up before the answer was ready",
+     "Ask with `stream`, which keeps the gateway awake, or for a shorter answer."},
+    {409, 0, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT, "The request collided with another one at $h",
+     "Wait a little and try again."},
+    {5, 0, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT, "$h failed",
+     "Try again later; if it lasts, give these numbers to its support."},
+    {0, AZOI_IF_MAX_TOKENS, "unsupported_parameter", NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
+     "This model does not take max_tokens", "Set max_completion_tokens instead."},
+    {0, 0, "context_length_exceeded tokens_limit_reached string_above_max_length", NULL, AZO_ERR_BAD_REQUEST,
+     AZO_WHO_PROGRAM, "The request is too long for $h", "Send fewer or shorter messages."},
+    {413, 0, NULL, NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "The request is too long for $h",
+     "Send fewer or shorter messages."},
+    {431, 0, NULL, NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "The request's headers are too many or too large for $h",
+     "Send at most ten headers of your own."},
+    {4, 0, NULL, "api version|api-version", AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
+     "$h objects to the API version '$v'", "Set azo_client_desc.api_version to one that detail accepts."},
+    {4, AZOI_IF_PARAM, NULL, NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "$h refused the request because of $m",
+     "See detail for the server's words, and correct the call."},
+    {4, 0, NULL, NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "$h refused the request",
+     "See detail for the server's words, and correct the call."},
+    {0, AZOI_IF_STREAM, "invalid_request_error invalid_prompt BadRequest", NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
+     "$h refused the request", "See detail for the server's words, and correct the call."},
+    {0, AZOI_IF_STREAM, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT, "$h failed while it answered",
+     "Try again later; if it lasts, give these numbers to its support."},
+    {0, 0, NULL, NULL, AZO_ERR_HTTP, AZO_WHO_REPORT, "$h answered with a status that makes no sense here",
+     "Check what stands between here and the service."},
+};
+
 /* What a refusal says, in any of the shapes that are on the wire (azure-openai-wire.md 5.1), cleaned. */
 typedef struct azoi_refusal {
     azo_request *job;
-    azo_error *error;
-    int status;         /* 0: it came inside a stream */
+    int status;        /* 0: inside a stream */
+    int facts;
     char code[64];
-    char inner[64];     /* innererror.code */
-    char param[64];     /* the member that is to blame */
-    char filters[128];  /* which content filters objected */
-    char numbers[256];  /* code, status and request, for the first sentence */
-    char detail[512];   /* the server's words */
+    char inner[64];    /* innererror.code */
+    char param[64];
+    char filters[128]; /* which content filters objected */
+    char policy[64];
+    char detail[512];  /* the server's words */
 } azoi_refusal;
 
 static void azoi_hide_one(azoi_buf *text, azo_str secret) {
@@ -9950,7 +10210,7 @@ static void azoi_refusal_text(azoi_refusal *r, const azoi_json *json, int token,
     }
 }
 
-/* The first of several members that is there and not null. */
+/* The first of several members that is there and not null; `b` and `c` may be NULL. */
 static int azoi_json_any(const azoi_json *json, int object, const char *a, const char *b, const char *c) {
     const char *const names[] = {a, b, c};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -9962,38 +10222,48 @@ static int azoi_json_any(const azoi_json *json, int object, const char *a, const
     return -1;
 }
 
-/* "violence medium, jailbreak": what has "filtered": true. */
+/* ": violence medium, jailbreak": what has "filtered": true. */
 static void azoi_refusal_filters(azoi_refusal *r, const azoi_json *json, int results) {
-    for (int key = azoi_json_first(json, results); key >= 0; key = azoi_json_next(json, key + 1)) {
+    int key = azoi_json_kind_of(json, results) == AZOI_JSON_OBJECT ? azoi_json_first(json, results) : -1;
+    for (; key >= 0; key = azoi_json_next(json, key + 1)) {
         char name[32];
         char severity[16];
         size_t len = strlen(r->filters);
-        if (azoi_json_kind_of(json, results) != AZOI_JSON_OBJECT ||
-            !azoi_json_true(json, azoi_json_get(json, key + 1, "filtered"))) {
-            continue;
+        if (azoi_json_true(json, azoi_json_get(json, key + 1, "filtered"))) {
+            azoi_clean(name, sizeof name, azoi_json_inner(json, key));
+            azoi_clean(severity, sizeof severity, azoi_json_inner(json, azoi_json_get(json, key + 1, "severity")));
+            snprintf(r->filters + len, sizeof r->filters - len, "%s%s%s%s", len > 0 ? ", " : ": ", name,
+                     severity[0] != '\0' ? " " : "", severity);
         }
-        azoi_clean(name, sizeof name, azoi_json_inner(json, key));
-        azoi_clean(severity, sizeof severity, azoi_json_inner(json, azoi_json_get(json, key + 1, "severity")));
-        snprintf(r->filters + len, sizeof r->filters - len, "%s%s%s%s", len > 0 ? ", " : "", name,
-                 severity[0] != '\0' ? " " : "", severity);
     }
 }
 
-static void azoi_refusal_read_json(azoi_refusal *r, const azoi_json *json) {
+static void azoi_refusal_json(azoi_refusal *r, const azoi_json *json) {
     int error = azoi_json_any(json, 0, "error", NULL, NULL);
     int holder = azoi_json_kind_of(json, error) == AZOI_JSON_OBJECT ? error : 0;
-    int message = azoi_json_any(json, holder, "message", NULL, NULL);
+    int inner = azoi_json_any(json, holder, "innererror", "inner_error", "innerError");
+    int message = azoi_json_get(json, holder, "message");
     if (azoi_json_kind_of(json, message) != AZOI_JSON_STRING) {
         message = azoi_json_kind_of(json, error) == AZOI_JSON_STRING ? error
                                                                      : azoi_json_any(json, 0, "message", "detail", NULL);
     }
-    int inner = azoi_json_any(json, holder, "innererror", "inner_error", "innerError");
-    int code = azoi_json_any(json, holder, "code", "type", NULL);
-    azoi_refusal_text(r, json, code, r->code, sizeof r->code);
+    azoi_refusal_text(r, json, azoi_json_any(json, holder, "code", "type", NULL), r->code, sizeof r->code);
     azoi_refusal_text(r, json, azoi_json_get(json, inner, "code"), r->inner, sizeof r->inner);
-    azoi_refusal_text(r, json, azoi_json_any(json, holder, "param", NULL, NULL), r->param, sizeof r->param);
+    azoi_refusal_text(r, json, azoi_json_get(json, holder, "param"), r->param, sizeof r->param);
     azoi_refusal_text(r, json, message, r->detail, sizeof r->detail);
     azoi_refusal_filters(r, json, azoi_json_any(json, inner, "content_filter_result", "content_filter_results", NULL));
+}
+
+static void azoi_refusal_read(azoi_refusal *r, azo_str body) {
+    azoi_buf *b = &r->job->client->decoded;
+    azoi_json json;
+    body = azoi_trim(body);
+    if (azoi_starts(body, "{") && azoi_json_parse(&r->job->client->tokens, body, &json, NULL) == AZO_OK) {
+        azoi_refusal_json(r, &json);
+    } else if (!azoi_starts(body, "{") && !azoi_starts(body, "[") && azoi_buf_set(b, body)) {
+        azoi_hide(r->job, b); /* half a JSON text is left out: it could be half a prompt */
+        azoi_clean(r->detail, sizeof r->detail, azoi_buf_view(b));
+    }
 }
 
 /* Whether the text may stand in a sentence of ours. */
@@ -10004,147 +10274,6 @@ static bool azoi_is_word(const char *text) {
         }
     }
     return text[0] != '\0';
-}
-
-/* "PermissionDenied, HTTP 401, request 3f..." */
-static void azoi_refusal_number(azoi_refusal *r) {
-    char status[32] = "inside the stream";
-    char id[64];
-    if (r->status != 0) {
-        snprintf(status, sizeof status, "HTTP %d", r->status);
-    }
-    bool named = azoi_is_word(r->code) && strcmp(r->code, status + 5) != 0;
-    azoi_clean(id, sizeof id, azoi_request_id(r->job->head.headers));
-    bool known = azoi_is_word(id);
-    snprintf(r->numbers, sizeof r->numbers, "%s%s%s%s%s", named ? r->code : "", named ? ", " : "", status,
-             known ? ", request " : "", known ? id : "");
-}
-
-static void azoi_refusal_read(azoi_refusal *r, azo_str body) {
-    azoi_json json;
-    body = azoi_trim(body);
-    if ((azoi_starts(body, "{")) && azoi_json_parse(&r->job->client->tokens, body, &json, NULL) == AZO_OK) {
-        azoi_refusal_read_json(r, &json);
-    } else if (!azoi_starts(body, "{") && !azoi_starts(body, "[")) { /* half a JSON text could be half a prompt */
-        azoi_buf *b = &r->job->client->decoded;
-        if (azoi_buf_set(b, body)) {
-            azoi_hide(r->job, b);
-            azoi_clean(r->detail, sizeof r->detail, azoi_buf_view(b));
-        }
-    }
-    azoi_refusal_number(r);
-}
-
-/* By service code first: a missing role is a 401, and inside a stream there is no status. */
-static azo_result azoi_refusal_result(const azoi_refusal *r) {
-    azo_str code = azo_s(r->code);
-    uint64_t number = 0;
-    int status = r->status;
-    if (azoi_one_of(code, "content_filter content_policy_violation ResponsibleAIPolicyViolation") ||
-        azoi_one_of(azo_s(r->inner), "ResponsibleAIPolicyViolation")) {
-        return AZO_ERR_CONTENT_FILTER;
-    }
-    if (azoi_one_of(code, "PermissionDenied AuthorizationFailed")) {
-        return AZO_ERR_FORBIDDEN;
-    }
-    if (azoi_one_of(code, "DeploymentNotFound")) {
-        return AZO_ERR_NOT_FOUND;
-    }
-    if (azoi_one_of(code, "rate_limit_exceeded too_many_requests TooManyRequests RateLimitReached insufficient_quota "
-                          "NoCapacity")) {
-        return AZO_ERR_RATE_LIMIT;
-    }
-    if (status == 0 && azoi_parse_u64(code, &number) && number >= 400 && number <= 599) {
-        status = (int)number;
-    }
-    if (status == 0) {
-        return azoi_one_of(code, "invalid_request_error invalid_prompt context_length_exceeded BadRequest")
-                   ? AZO_ERR_BAD_REQUEST
-                   : AZO_ERR_SERVICE;
-    }
-    switch (status) {
-    case 401:
-        return AZO_ERR_UNAUTHORIZED;
-    case 403:
-        return AZO_ERR_FORBIDDEN;
-    case 404:
-    case 410:
-        return AZO_ERR_NOT_FOUND;
-    case 408:
-    case 409:
-        return AZO_ERR_SERVICE;
-    case 429:
-        return AZO_ERR_RATE_LIMIT;
-    default:
-        return status >= 500 && status <= 599 ? AZO_ERR_SERVICE
-               : status >= 400 && status <= 499 ? AZO_ERR_BAD_REQUEST : AZO_ERR_HTTP;
-    }
-}
-
-static bool azoi_is_regional(const azo_request *job) {
-    return azoi_ends_ci(job->spec.origin.host, ".api.cognitive.microsoft.com") && job->slot != NULL;
-}
-
-static azo_result azoi_say_regional(azoi_refusal *r, azo_result code) {
-    (void)azoi_fail(r->error, code, "%s is a regional address, which takes API keys only (%s). Use the resource's own "
-                    "address, like https://name.openai.azure.com.", r->job->spec.origin.host.ptr, r->numbers);
-    r->error->who = AZO_WHO_PROGRAM;
-    return code;
-}
-
-static azo_result azoi_say_unauthorized(azoi_refusal *r) {
-    const azo_request *job = r->job;
-    azo_str words = azo_s(r->detail);
-    if (azoi_is_regional(job)) {
-        return azoi_say_regional(r, AZO_ERR_UNAUTHORIZED);
-    }
-    if (azoi_contains_ci(words, "subscription key")) {
-        (void)azoi_fail(r->error, AZO_ERR_UNAUTHORIZED, "API Management wants a subscription key of its own (%s). Give "
-                        "it in azo_client_desc.headers as Ocp-Apim-Subscription-Key, or name the header of the API key "
-                        "in auth_header.", r->numbers);
-        r->error->who = AZO_WHO_PROGRAM;
-    } else if (job->slot == NULL) {
-        (void)azoi_fail(r->error, AZO_ERR_UNAUTHORIZED, "The API key is not accepted by %s (%s). Take the key of this "
-                        "very resource, without spaces; it may also have been renewed.", job->spec.origin.host.ptr,
-                        r->numbers);
-        r->error->who = AZO_WHO_PROGRAM;
-    } else if (azoi_contains_ci(words, "audience")) {
-        (void)azoi_fail(r->error, AZO_ERR_UNAUTHORIZED, "The token is missing, expired or for another audience than %s "
-                        "wants (%s). The scope was %s; if that is not the one that detail names, set "
-                        "azo_client_desc.scope.", job->spec.origin.host.ptr, r->numbers, job->slot->scope.data);
-        r->error->who = AZO_WHO_PROGRAM;
-    } else {
-        (void)azoi_fail(r->error, AZO_ERR_UNAUTHORIZED, "The token is not accepted by %s (%s). Check that it comes from "
-                        "the resource's tenant and that its scope, %s, fits.", job->spec.origin.host.ptr, r->numbers,
-                        job->slot->scope.data);
-    }
-    return AZO_ERR_UNAUTHORIZED;
-}
-
-static azo_result azoi_say_forbidden(azoi_refusal *r) {
-    azo_str words = azo_s(r->detail);
-    azo_str policy = azoi_header(r->job->head.headers, "policy-id");
-    bool network = azoi_equal_ci(policy, "ThrowExceptionDueToTrafficDenied") || azoi_contains_ci(words, "network") ||
-                   azoi_contains_ci(words, "firewall") || azoi_contains_ci(words, "public access") ||
-                   azoi_contains_ci(words, "private endpoint");
-    if (azoi_one_of(azo_s(r->code), "PermissionDenied AuthorizationFailed")) {
-        return azoi_fail(r->error, AZO_ERR_FORBIDDEN, "The identity signed in but may not call this deployment (%s). "
-                         "Give it the role Cognitive Services OpenAI User on the resource and wait five minutes; Owner "
-                         "and Contributor do not suffice.", r->numbers);
-    }
-    if (azoi_one_of(azo_s(r->code), "AuthenticationTypeDisabled") ||
-        (r->job->slot == NULL && azoi_contains_ci(words, "disabled"))) {
-        return azoi_fail(r->error, AZO_ERR_FORBIDDEN, "The resource does not take API keys (%s). Sign in with Entra ID: "
-                         "leave api_key out, or have key access enabled.", r->numbers);
-    }
-    if (network) {
-        return azoi_fail(r->error, AZO_ERR_FORBIDDEN, "The resource's network rules keep this machine out (%s). Have its "
-                         "address allowed in the resource's networking settings, or call through a private endpoint.",
-                         r->numbers);
-    }
-    return azoi_fail(r->error, AZO_ERR_FORBIDDEN, "%s forbids this call (%s). Ask the owner of the resource about network "
-                     "rules, suspension and roles; detail has the server's words.", r->job->spec.origin.host.ptr,
-                     r->numbers);
 }
 
 /* YYYY-MM-DD, maybe with -preview: not a model's version such as 0613. */
@@ -10159,142 +10288,150 @@ static bool azoi_is_api_version(const char *text) {
     return text[i] == '\0' || strcmp(text + i, "-preview") == 0;
 }
 
-static azo_result azoi_say_not_found(azoi_refusal *r) {
+static int azoi_refusal_facts(const azoi_refusal *r) {
     const azo_request *job = r->job;
     const azoi_answer *answer = (const azoi_answer *)job->data;
-    const char *host = job->spec.origin.host.ptr;
+    bool regional = azoi_ends_ci(job->spec.origin.host, ".api.cognitive.microsoft.com");
+    return (job->slot == NULL ? AZOI_IF_KEY : regional ? AZOI_IF_REGIONAL : 0) |
+           (azoi_equal_ci(azo_s(r->policy), "ThrowExceptionDueToTrafficDenied") ? AZOI_IF_NETWORK : 0) |
+           (answer->deployment[0] != '\0' ? AZOI_IF_NAMED : 0) | (answer->dated ? AZOI_IF_DATED : 0) |
+           (azoi_is_api_version(answer->version) ? 0 : AZOI_IF_ODD) | (azoi_is_word(r->param) ? AZOI_IF_PARAM : 0) |
+           (strcmp(r->param, "max_tokens") == 0 ? AZOI_IF_MAX_TOKENS : 0) | (r->status == 0 ? AZOI_IF_STREAM : 0);
+}
+
+static bool azoi_has_words(azo_str text, const char *words) {
+    char word[32];
+    while (words[0] != '\0') {
+        size_t len = strcspn(words, "|");
+        snprintf(word, sizeof word, "%.*s", (int)len, words);
+        if (azoi_contains_ci(text, word)) {
+            return true;
+        }
+        words += len + (words[len] == '|' ? 1 : 0);
+    }
+    return false;
+}
+
+static const azoi_rule *azoi_refusal_rule(const azoi_refusal *r) {
+    const azoi_rule *rule = azoi_rules;
+    uint64_t number = 0;
+    int status = r->status;
+    if (status == 0 && azoi_parse_u64(azo_s(r->code), &number) && number >= 400 && number <= 599) {
+        status = (int)number;
+    }
+    for (;; rule++) { /* the last one fits everything */
+        bool fits = rule->status == 0 || rule->status == status || (rule->status < 10 && rule->status == status / 100);
+        fits = fits && (r->facts & rule->facts) == rule->facts;
+        fits = fits && (rule->codes == NULL || azoi_one_of(azo_s(r->code), rule->codes) ||
+                        azoi_one_of(azo_s(r->inner), rule->codes));
+        if (fits && (rule->words == NULL || azoi_has_words(azo_s(r->detail), rule->words))) {
+            return rule;
+        }
+    }
+}
+
+/* "PermissionDenied, HTTP 401, request 3f...": the code only if it says more than the status. */
+static void azoi_refusal_numbers(const azoi_refusal *r, char *out, size_t cap) {
+    char status[32] = "inside the stream";
+    char id[64];
+    if (r->status != 0) {
+        snprintf(status, sizeof status, "HTTP %d", r->status);
+    }
+    bool named = azoi_is_word(r->code) && strcmp(r->code, status + 5) != 0;
+    bool policy = azoi_is_word(r->policy);
+    azoi_clean(id, sizeof id, azoi_request_id(r->job->head.headers));
+    bool known = azoi_is_word(id);
+    snprintf(out, cap, "%s%s%s%s%s%s%s", named ? r->code : "", named ? ", " : "", status, policy ? ", policy " : "",
+             policy ? r->policy : "", known ? ", request " : "", known ? id : "");
+}
+
+static azo_str azoi_refusal_wait(const azoi_refusal *r, char *out, size_t cap) {
+    const azo_request *job = r->job;
+    int32_t wait = azoi_retry_after(job->head.headers, r->status != 0 ? r->status : 429,
+                                    azoi_net_unix(&job->client->net));
+    snprintf(out, cap, wait > 0 ? "Wait %ld s (retry_after_ms)" : "Wait",
+             (long)(wait / 1000 + (wait % 1000 > 0 ? 1 : 0)));
+    return azo_s(out);
+}
+
+static azo_str azoi_refusal_name(const azoi_refusal *r, char name, char *out, size_t cap) {
+    const azo_request *job = r->job;
+    const azoi_answer *answer = (const azoi_answer *)job->data;
     size_t path = azoi_find(job->spec.target, '?');
-    int shown = path < 120 ? (int)path : 120; /* without the query, which may hold a key */
-    if (azoi_one_of(azo_s(r->code), "DeploymentNotFound model_not_found") && answer->deployment[0] != '\0') {
-        return azoi_fail(r->error, AZO_ERR_NOT_FOUND, "No deployment named '%s' on %s (%s). Use the deployment name, not "
-                         "the model name; new ones need a few minutes.", answer->deployment, host, r->numbers);
-    }
-    if (azoi_one_of(azo_s(r->code), "DeploymentNotFound model_not_found")) {
-        return azoi_fail(r->error, AZO_ERR_NOT_FOUND, "No such deployment on %s (%s). Use the deployment name, not the "
-                         "model name; new ones need a few minutes.", host, r->numbers);
-    }
-    if (answer->dated && !azoi_is_api_version(answer->version)) {
-        (void)azoi_fail(r->error, AZO_ERR_NOT_FOUND, "%s has no %.*s under api_version '%s' (%s). An API version looks "
-                        "like 2024-10-21 or 2025-04-01-preview; it is not the model's version.", host, shown,
-                        job->spec.target.ptr, answer->version, r->numbers);
-    } else if (answer->dated) {
-        (void)azoi_fail(r->error, AZO_ERR_NOT_FOUND, "%s has no %.*s under api_version %s (%s). Check the endpoint, the "
-                        "deployment's name, and that this version offers the operation.", host, shown,
-                        job->spec.target.ptr, answer->version, r->numbers);
-    } else {
-        (void)azoi_fail(r->error, AZO_ERR_NOT_FOUND, "%s has no %.*s (%s). Check the endpoint and the deployment's name; "
-                        "a resource or gateway without the v1 API wants an api_version.", host, shown,
-                        job->spec.target.ptr, r->numbers);
-    }
-    r->error->who = AZO_WHO_PROGRAM;
-    return AZO_ERR_NOT_FOUND;
-}
-
-static azo_result azoi_say_rate_limit(azoi_refusal *r) {
-    const azo_request *job = r->job;
-    int status = r->status != 0 ? r->status : 429;
-    int32_t wait = azoi_retry_after(job->head.headers, status, azoi_net_unix(&job->client->net));
-    char policy[64];
-    char advice[64] = "Wait";
-    azoi_clean(policy, sizeof policy, azoi_header(job->head.headers, "policy-id"));
-    bool named = azoi_is_word(policy);
-    bool calls = azoi_contains_ci(azo_s(policy), "call") || azoi_contains_ci(azo_s(policy), "request");
-    if (wait > 0) {
-        snprintf(advice, sizeof advice, "Wait %ld s (retry_after_ms)", (long)(wait / 1000 + (wait % 1000 > 0)));
-    }
-    (void)azoi_fail(r->error, AZO_ERR_RATE_LIMIT, "Quota exceeded; %d attempt%s made (%s%s%s). %s or raise the "
-                    "deployment's %s per minute.", job->attempts, job->attempts == 1 ? "" : "s", r->numbers,
-                    named ? ", policy " : "", named ? policy : "", advice, calls ? "requests" : "tokens");
-    r->error->retry_after_ms = wait;
-    if (azoi_one_of(azo_s(r->code), "insufficient_quota")) {
-        r->error->who = AZO_WHO_RESOURCE;
-    }
-    return AZO_ERR_RATE_LIMIT;
-}
-
-static azo_result azoi_say_service(azoi_refusal *r) {
-    const char *host = r->job->spec.origin.host.ptr;
-    if (r->status == 408) {
-        return azoi_fail(r->error, AZO_ERR_SERVICE, "%s gave up before the answer was ready (%s). Ask with `stream`, which "
-                         "keeps the gateway awake, or for a shorter answer.", host, r->numbers);
-    }
-    if (r->status == 409) {
-        return azoi_fail(r->error, AZO_ERR_SERVICE, "The request collided with another one at %s (%s). Wait a little and "
-                         "try again.", host, r->numbers);
-    }
-    return azoi_fail(r->error, AZO_ERR_SERVICE, "%s failed%s (%s). Try again later; if it lasts, give these numbers to its "
-                     "support.", host, r->status == 0 ? " while it answered" : "", r->numbers);
-}
-
-static azo_result azoi_say_bad_request(azoi_refusal *r) {
-    const azo_request *job = r->job;
-    const char *host = job->spec.origin.host.ptr;
-    azo_str code = azo_s(r->code);
-    bool param = azoi_is_word(r->param);
-    if (azoi_is_regional(job) && azoi_contains_ci(azo_s(r->detail), "key")) {
-        return azoi_say_regional(r, AZO_ERR_BAD_REQUEST);
-    }
-    if (azoi_one_of(code, "unsupported_parameter") && strcmp(r->param, "max_tokens") == 0) {
-        return azoi_fail(r->error, AZO_ERR_BAD_REQUEST, "This model does not take max_tokens (%s). Set "
-                         "max_completion_tokens instead.", r->numbers);
-    }
-    if (r->status == 413 || azoi_one_of(code, "context_length_exceeded tokens_limit_reached string_above_max_length")) {
-        return azoi_fail(r->error, AZO_ERR_BAD_REQUEST, "The request of %zu bytes is too long for %s (%s). Send fewer or "
-                         "shorter messages.", job->spec.body.len, host, r->numbers);
-    }
-    if (r->status == 431) {
-        return azoi_fail(r->error, AZO_ERR_BAD_REQUEST, "The request's headers are too many or too large for %s (%s). Send "
-                         "at most ten headers of your own.", host, r->numbers);
-    }
-    if (azoi_contains_ci(azo_s(r->detail), "api version") || azoi_contains_ci(azo_s(r->detail), "api-version")) {
-        return azoi_fail(r->error, AZO_ERR_BAD_REQUEST, "%s objects to the API version '%s' (%s). Set "
-                         "azo_client_desc.api_version to one that detail accepts.", host,
-                         ((const azoi_answer *)job->data)->version, r->numbers);
-    }
-    return azoi_fail(r->error, AZO_ERR_BAD_REQUEST, "%s refused the request%s%s (%s). See detail for the server's words, and "
-                     "correct the call.", host, param ? " because of " : "", param ? r->param : "", r->numbers);
-}
-
-static azo_result azoi_say(azoi_refusal *r, azo_result code) {
-    switch (code) {
-    case AZO_ERR_CONTENT_FILTER:
-        return azoi_fail(r->error, code, "The content filter blocked the %s%s%s (%s). Reword the text, or ask the owner of "
-                         "the resource for another filter configuration.", r->status == 0 ? "answer" : "prompt",
-                         r->filters[0] != '\0' ? ": " : "", r->filters, r->numbers);
-    case AZO_ERR_UNAUTHORIZED:
-        return azoi_say_unauthorized(r);
-    case AZO_ERR_FORBIDDEN:
-        return azoi_say_forbidden(r);
-    case AZO_ERR_NOT_FOUND:
-        return azoi_say_not_found(r);
-    case AZO_ERR_RATE_LIMIT:
-        return azoi_say_rate_limit(r);
-    case AZO_ERR_SERVICE:
-        return azoi_say_service(r);
-    case AZO_ERR_BAD_REQUEST:
-        return azoi_say_bad_request(r);
+    switch (name) {
+    case 'd':
+        return azo_s(answer->deployment);
+    case 'f':
+        return azo_s(r->filters);
+    case 'h':
+        return job->spec.origin.host;
+    case 'm':
+        return azo_s(r->param);
+    case 'n':
+        snprintf(out, cap, "%d attempt%s", job->attempts, job->attempts == 1 ? "" : "s");
+        return azo_s(out);
+    case 'p':
+        return azoi_view(job->spec.target.ptr, path < 120 ? path : 120);
+    case 's':
+        return job->slot != NULL ? azoi_buf_view(&job->slot->scope) : azoi_view("", 0);
+    case 'u':
+        return azo_s(azoi_has_words(azo_s(r->policy), "call|request") ? "requests" : "tokens");
+    case 'v':
+        return azo_s(answer->version);
     default:
-        return azoi_fail(r->error, code, "%s answered with a status that makes no sense here (%s). Check what stands "
-                         "between here and the service.", r->job->spec.origin.host.ptr, r->numbers);
+        return azoi_refusal_wait(r, out, cap);
+    }
+}
+
+static void azoi_refusal_expand(const azoi_refusal *r, const char *text, char *out, size_t cap) {
+    char scratch[48];
+    size_t len = 0;
+    out[0] = '\0';
+    for (; text[0] != '\0' && len < cap; text++) {
+        azo_str piece = azoi_view(text, 1);
+        if (text[0] == '$') {
+            text++;
+            piece = azoi_refusal_name(r, text[0], scratch, sizeof scratch);
+        }
+        snprintf(out + len, cap - len, "%.*s", (int)(piece.len < cap ? piece.len : cap), piece.ptr);
+        len += piece.len;
     }
 }
 
 /* Status 0: the refusal came inside a stream that began well. */
 static azo_result azoi_refuse(azo_request *job, int status, azo_str body) {
     azoi_refusal r;
+    char what[400];
+    char advice[400];
+    char numbers[256];
     memset(&r, 0, sizeof r);
     r.job = job;
-    r.error = &job->error;
     r.status = status;
+    azoi_clean(r.policy, sizeof r.policy, azoi_header(job->head.headers, "policy-id"));
     azoi_refusal_read(&r, body);
-    azo_result code = azoi_say(&r, azoi_refusal_result(&r));
+    r.facts = azoi_refusal_facts(&r);
+    const azoi_rule *rule = azoi_refusal_rule(&r);
+    azoi_refusal_numbers(&r, numbers, sizeof numbers);
+    azoi_refusal_expand(&r, rule->what, what, sizeof what);
+    azoi_refusal_expand(&r, rule->advice, advice, sizeof advice);
+    (void)azoi_fail(&job->error, rule->result, "%s (%s). %s", what, numbers, advice);
+    job->error.who = rule->who;
     memcpy(job->error.service_code, r.code, sizeof r.code);
     memcpy(job->error.detail, r.detail, sizeof r.detail);
-    return code;
+    return rule->result;
 }
 
 static azo_result azoi_refused(azo_request *job) {
     return azoi_refuse(job, job->head.status, azoi_buf_view(&job->body));
+}
+
+/* A 2xx whose body is none of JSON. */
+static azo_result azoi_not_json(azo_request *job) {
+    azo_str body = azoi_trim(azoi_buf_view(&job->body));
+    return azoi_fail(&job->error, AZO_ERR_HTTP, "%s answered with %s instead of JSON (HTTP %d, %zu bytes). Check the "
+                     "endpoint, and what proxy or gateway stands before it.", job->spec.origin.host.ptr,
+                     body.len == 0 ? "nothing" : azoi_starts(body, "<") ? "a web page" : "text", job->head.status,
+                     body.len);
 }
 
 /* ---- request bodies ---- */
@@ -11140,7 +11277,8 @@ static azo_result azoi_walk_chunk(azoi_walk *w) {
     if (r != AZO_OK || w->steps > 0 || azoi_walk_taken(w)) {
         return r;
     }
-    return azoi_walk_event(w, AZO_EVENT_OTHER, 0);
+    azo_str none = azoi_view(NULL, 0);
+    return azoi_walk_emit(w, AZO_EVENT_OTHER, 0, none, NULL, none, none);
 }
 
 /* PENDING: paused; to be called again with the same text. */
@@ -11300,13 +11438,9 @@ static azo_result azoi_chat_data(azo_request *job, azo_str *piece) {
 static azo_result azoi_chat_whole(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
     azo_str body = azoi_buf_view(&job->body);
-    azo_str text = azoi_trim(body);
     azo_result r;
-    if (!azoi_starts(text, "{")) {
-        return azoi_fail(&job->error, AZO_ERR_HTTP, "%s answered with %s instead of JSON (HTTP %d, %zu bytes). Check the "
-                         "endpoint, and what proxy or gateway stands before it.", job->spec.origin.host.ptr,
-                         text.len == 0 ? "nothing" : azoi_starts(text, "<") ? "a web page" : "text", job->head.status,
-                         body.len);
+    if (!azoi_starts(azoi_trim(body), "{")) {
+        return azoi_not_json(job);
     }
     do {
         r = azoi_chat_chunk(job, body); /* a pause makes no sense any more: all is here */
@@ -11561,24 +11695,10 @@ static void azoi_chat_reply_clear(azo_chat_reply *reply) {
 }
 
 AZO_API azo_result azo_chat_end(azo_request *request, azo_chat_reply *out, azo_error *err) {
-    azo_result r;
     if (out != NULL) {
         azoi_chat_reply_clear(out);
     }
-    if (!azoi_may_end(request, AZOI_KIND_CHAT, &r, err)) {
-        return r;
-    }
-    azoi_chat *chat = (azoi_chat *)request->data;
-    if (out != NULL) {
-        out->http.status = request->head.status;
-        out->http.attempts = request->attempts;
-        if (chat->answer.owned != NULL || azoi_chat_seal(request) == AZO_OK) {
-            *out = *(azo_chat_reply *)azoi_owned_reply(chat->answer.owned);
-            chat->answer.owned = NULL;
-        }
-    }
-    azoi_job_free(request);
-    return r;
+    return azoi_end(request, AZOI_KIND_CHAT, azoi_chat_seal, out, sizeof *out, out != NULL ? &out->http : NULL, err);
 }
 
 AZO_API void azo_chat_reply_free(azo_chat_reply *reply) {
@@ -11763,49 +11883,31 @@ static azo_result azoi_row_read(azoi_rows *rows, uint64_t row) {
     return azoi_row_base64(rows, (size_t)row);
 }
 
-/* {"index": 1, "embedding": ...}; the position counts where there is no index. */
+/* {"index": 1, "embedding": ...}; the position counts where there is no index. The index is looked for first, since
+ * the row goes where it says; it usually stands before the numbers. */
 static azo_result azoi_row(azoi_rows *rows, uint64_t position) {
-    uint64_t index = position;
-    bool known = false;
-    size_t waiting = 0; /* where an embedding lies that came before its index */
-    bool done = false;
     bool first = true;
     azo_str key;
+    azo_str index;
     int more;
+    if (azoi_json_find(azoi_skip(rows->text, rows->at), "index", &index)) {
+        uint64_t number;
+        position = azoi_parse_u64(index, &number) ? number : position;
+    }
     if (!azoi_json_take(rows->text, &rows->at, '{')) {
         return azoi_rows_malformed(rows);
     }
     while ((more = azoi_rows_next(rows, &first, &key)) > 0) {
-        size_t start = rows->at;
-        if (azoi_equal(key, "embedding") && known && !done) {
-            azo_result r = azoi_row_read(rows, index);
+        if (azoi_equal(key, "embedding")) {
+            azo_result r = azoi_row_read(rows, position);
             if (r != AZO_OK) {
                 return r;
             }
-            done = true;
-            continue;
-        }
-        if (!azoi_json_skip(rows->text, &rows->at)) {
+        } else if (!azoi_json_skip(rows->text, &rows->at)) {
             return azoi_rows_malformed(rows);
         }
-        if (azoi_equal(key, "embedding")) {
-            waiting = start;
-        } else if (azoi_equal(key, "index")) {
-            known = azoi_parse_u64(azoi_view(rows->text.ptr + start, rows->at - start), &index);
-            index = known ? index : position;
-        }
     }
-    if (more < 0) {
-        return azoi_rows_malformed(rows);
-    }
-    if (!done && waiting > 0) {
-        size_t end = rows->at;
-        rows->at = waiting;
-        azo_result r = azoi_row_read(rows, index);
-        rows->at = r == AZO_OK ? end : rows->at;
-        return r;
-    }
-    return AZO_OK;
+    return more < 0 ? azoi_rows_malformed(rows) : AZO_OK;
 }
 
 static azo_result azoi_rows_data(azoi_rows *rows) {
@@ -11871,7 +11973,7 @@ static azo_result azoi_rows_read(azoi_rows *rows) {
     return AZO_OK;
 }
 
-static azo_result azoi_embed_seal(azo_request *job, bool success) {
+static azo_result azoi_embed_seal(azo_request *job) {
     azoi_embed *embed = (azoi_embed *)job->data;
     azoi_owned *o = azoi_owned_new(job, sizeof(azo_embed_reply), 0);
     if (o == NULL) {
@@ -11880,7 +11982,7 @@ static azo_result azoi_embed_seal(azo_request *job, bool success) {
     azo_embed_reply *reply = (azo_embed_reply *)azoi_owned_reply(o);
     reply->owned = o;
     reply->prompt_tokens = embed->prompt_tokens;
-    if (success) {
+    if (embed->whole) {
         reply->vectors = embed->vectors;
         reply->count = embed->count;
         reply->dimensions = embed->dimensions;
@@ -11891,7 +11993,7 @@ static azo_result azoi_embed_seal(azo_request *job, bool success) {
             embed->own_size = 0;
         }
     }
-    azoi_owned_http(o, job, !success && job->body.len > 0, &reply->http);
+    azoi_owned_http(o, job, !embed->whole && job->body.len > 0, &reply->http);
     embed->answer.owned = o;
     return AZO_OK;
 }
@@ -11900,12 +12002,8 @@ static azo_result azoi_embed_end(azo_request *job) {
     azoi_embed *embed = (azoi_embed *)job->data;
     azoi_buf *scratch = &job->client->scratch;
     azoi_rows rows = {job, embed, azoi_buf_view(&job->body), 0, NULL, 0};
-    azo_str start = azoi_trim(rows.text);
-    if (!azoi_starts(start, "{")) {
-        return azoi_fail(&job->error, AZO_ERR_HTTP, "%s answered with %s instead of JSON (HTTP %d, %zu bytes). Check the "
-                         "endpoint, and what proxy or gateway stands before it.", job->spec.origin.host.ptr,
-                         start.len == 0 ? "nothing" : azoi_starts(start, "<") ? "a web page" : "text",
-                         job->head.status, rows.text.len);
+    if (!azoi_starts(azoi_trim(rows.text), "{")) {
+        return azoi_not_json(job);
     }
     azoi_buf_clear(scratch);
     if (!azoi_buf_reserve(scratch, embed->count)) {
@@ -11915,7 +12013,8 @@ static azo_result azoi_embed_end(azo_request *job) {
     memset(rows.seen, 0, embed->count);
     azo_result r = azoi_rows_read(&rows);
     azoi_buf_slim(scratch);
-    return r == AZO_OK ? azoi_embed_seal(job, true) : r;
+    embed->whole = r == AZO_OK;
+    return r == AZO_OK ? azoi_embed_seal(job) : r;
 }
 
 /* The caller's vectors are forgotten in neither case. */
@@ -11926,6 +12025,7 @@ static void azoi_embed_restart(azo_request *job) {
         embed->vectors = NULL;
         embed->own_size = 0;
     }
+    embed->whole = false;
     embed->dimensions = 0;
     embed->prompt_tokens = -1;
 }
@@ -12006,24 +12106,10 @@ static void azoi_embed_reply_clear(azo_embed_reply *reply) {
 }
 
 AZO_API azo_result azo_embed_end(azo_request *request, azo_embed_reply *out, azo_error *err) {
-    azo_result r;
     if (out != NULL) {
         azoi_embed_reply_clear(out);
     }
-    if (!azoi_may_end(request, AZOI_KIND_EMBED, &r, err)) {
-        return r;
-    }
-    azoi_embed *embed = (azoi_embed *)request->data;
-    if (out != NULL) {
-        out->http.status = request->head.status;
-        out->http.attempts = request->attempts;
-        if (embed->answer.owned != NULL || azoi_embed_seal(request, false) == AZO_OK) {
-            *out = *(azo_embed_reply *)azoi_owned_reply(embed->answer.owned);
-            embed->answer.owned = NULL;
-        }
-    }
-    azoi_job_free(request);
-    return r;
+    return azoi_end(request, AZOI_KIND_EMBED, azoi_embed_seal, out, sizeof *out, out != NULL ? &out->http : NULL, err);
 }
 
 AZO_API void azo_embed_reply_free(azo_embed_reply *reply) {
@@ -12155,22 +12241,19 @@ static bool azoi_is_visible(azo_str text) {
     return true;
 }
 
+/* A name put into a path must not be able to leave it. */
 static azo_result azoi_raw_check_path(azo_str path, azo_str query, azo_error *err) {
+    bool fine = azoi_starts(path, "/") && azoi_is_visible(path) && strpbrk(path.ptr, "?#\\") == NULL;
     azo_str rest = path;
     azo_str segment;
-    if (!azoi_starts(path, "/")) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) does not begin with a slash. Write it like "
-                         "/responses, relative to the root of the API.", path.len);
-    }
-    if (!azoi_is_visible(path) || azoi_find(path, '?') < path.len || azoi_find(path, '#') < path.len ||
-        azoi_find(path, '\\') < path.len) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) has a space, a control character, a byte that is not "
-                         "ASCII, or one of ? # \\. Percent-encode it; a query has a field of its own.", path.len);
+    if (!fine) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) cannot be sent. Begin it with a slash, percent-encode "
+                         "spaces and what is not ASCII, and put what follows a question mark into query.", path.len);
     }
     while (azoi_segment_next(&rest, &segment)) {
         if (azoi_is_dots(segment)) {
-            return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) has a segment of dots. Write it without . and "
-                             "..; check names that were put into it.", path.len);
+            return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) has a segment of dots. Write it without them, and "
+                             "check names that were put into it.", path.len);
         }
     }
     if (!azoi_is_visible(query) || azoi_find(query, '#') < query.len) {
@@ -12185,17 +12268,13 @@ static azo_result azoi_raw_check(const azo_raw_desc *desc, azo_str method, azo_s
         return azoi_fail(err, AZO_ERR_ARGUMENT, "The method (%zu bytes) is none that can be sent. Use GET, POST, DELETE or "
                          "the like.", method.len);
     }
-    if (desc->body != NULL && desc->read_body != NULL) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "Both body and read_body are given (%zu bytes). Leave one of them out.",
-                         desc->body_len);
-    }
-    if (desc->body == NULL && desc->read_body == NULL && desc->body_len > 0) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "body_len is %zu, but there is no body. Set body or read_body.",
-                         desc->body_len);
-    }
-    if (desc->on_body != NULL && desc->on_event != NULL) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "Both on_body and on_event are given (error %d). Leave one of them out.",
-                         (int)AZO_ERR_ARGUMENT);
+    bool two_bodies = desc->body != NULL && desc->read_body != NULL;
+    bool no_body = desc->body == NULL && desc->read_body == NULL && desc->body_len > 0;
+    if (two_bodies || no_body || (desc->on_body != NULL && desc->on_event != NULL)) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "%s (body_len %zu). Set one of the two.",
+                         two_bodies ? "Both body and read_body are given"
+                         : no_body  ? "Neither body nor read_body is given"
+                                    : "Both on_body and on_event are given", desc->body_len);
     }
     const char *const values[] = {desc->content_type, desc->accept};
     for (size_t i = 0; i < 2; i++) {
@@ -12266,33 +12345,22 @@ AZO_API azo_result azo_raw_begin(azo_client *client, const azo_raw_desc *desc, a
     return r;
 }
 
+static void azoi_raw_reply_clear(azo_raw_reply *reply) {
+    reply->owned = NULL;
+    azoi_http_clear(&reply->http);
+}
+
 AZO_API azo_result azo_raw_end(azo_request *request, azo_raw_reply *out, azo_error *err) {
-    azo_result r;
     if (out != NULL) {
-        out->owned = NULL;
-        azoi_http_clear(&out->http);
+        azoi_raw_reply_clear(out);
     }
-    if (!azoi_may_end(request, AZOI_KIND_RAW, &r, err)) {
-        return r;
-    }
-    azoi_raw *raw = (azoi_raw *)request->data;
-    if (out != NULL) {
-        out->http.status = request->head.status;
-        out->http.attempts = request->attempts;
-        if (raw->answer.owned != NULL || azoi_raw_seal(request) == AZO_OK) {
-            *out = *(azo_raw_reply *)azoi_owned_reply(raw->answer.owned);
-            raw->answer.owned = NULL;
-        }
-    }
-    azoi_job_free(request);
-    return r;
+    return azoi_end(request, AZOI_KIND_RAW, azoi_raw_seal, out, sizeof *out, out != NULL ? &out->http : NULL, err);
 }
 
 AZO_API void azo_raw_reply_free(azo_raw_reply *reply) {
     if (reply != NULL) {
         azoi_owned_free((azoi_owned *)reply->owned);
-        reply->owned = NULL;
-        azoi_http_clear(&reply->http);
+        azoi_raw_reply_clear(reply);
     }
 }
 
@@ -12376,20 +12444,10 @@ AZO_API azo_result azo_token_begin(azo_client *client, const azo_token_desc *des
 }
 
 AZO_API azo_result azo_token_end(azo_request *request, azo_token_reply *out, azo_error *err) {
-    azo_result r;
     if (out != NULL) {
         memset(out, 0, sizeof *out);
     }
-    if (!azoi_may_end(request, AZOI_KIND_TOKEN, &r, err)) {
-        return r;
-    }
-    azoi_answer *answer = (azoi_answer *)request->data;
-    if (out != NULL && answer->owned != NULL) {
-        *out = *(azo_token_reply *)azoi_owned_reply(answer->owned);
-        answer->owned = NULL;
-    }
-    azoi_job_free(request);
-    return r;
+    return azoi_end(request, AZOI_KIND_TOKEN, NULL, out, sizeof *out, NULL, err);
 }
 
 AZO_API void azo_token_reply_free(azo_token_reply *reply) {
@@ -12914,4 +12972,36 @@ AZO_API const char *azo_version(void) {
 
 /* >>end */
 
+#undef AZOI_NEVER
+#undef AZOI_NO_PSS_IN_TLS12
+#undef AZOI_OF
+#undef AZOI_PRINTF
+#undef AZOI_PSA
+#undef AZOI_SEGMENT
+
 #endif /* AZOPENAI_IMPLEMENTATION */
+
+/* HISTORY
+ *
+ *     0.1.0  Added: chat (blocking, streamed, stepped), embeddings, raw calls, tokens; environment secret, managed
+ *            identity, API key, static token and token provider; history and JSON views.
+ *
+ * LICENCE
+ *
+ * MIT License
+ *
+ * Copyright (c) 2026 the azopenai.h authors
+ *
+ * Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+ * documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+ * rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to
+ * permit persons to whom the Software is furnished to do so, subject to the following conditions:
+ *
+ * The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+ * Software.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+ * WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+ * COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+ * OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+ */

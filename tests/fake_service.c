@@ -1573,11 +1573,13 @@ static size_t piece_end(const fake_reply *shape, const char *body, size_t len, s
     return shape->events_per_chunk > 0 ? after_events(body, len, at, shape->events_per_chunk) : len;
 }
 
-/* A request comes into hand, or leaves it. */
-static void count_active(fake *f, fake_role role, bool more) {
+static void take_in_hand(connection *c) {
+    fake *f = c->owner;
+    role_state *r = &f->roles[c->role];
     lock(f);
-    role_state *r = &f->roles[role];
-    r->active = more ? r->active + 1 : r->active - 1;
+    c->in_hand = true;
+    c->status = 0;
+    r->active++;
     r->most_active = r->active > r->most_active ? r->active : r->most_active;
     unlock(f);
 }
@@ -1610,21 +1612,26 @@ static void log_answer(connection *c, const seen_entry *e) {
 
 /* The request leaves the hand, and is logged. That comes before the last byte of the answer, so that whoever has seen
  * the answer sees this too. */
-static void settle(connection *c, const seen_entry *e) {
+static void settle(connection *c, const seen_entry *e, bool goes_on) {
+    fake *f = c->owner;
     if (!c->in_hand) {
         return;
     }
-    c->in_hand = false;
-    count_active(c->owner, c->role, false);
-    if (c->owner->log != NULL && c->status != 0) {
+    if (f->log != NULL && c->status != 0) {
         log_answer(c, e);
     }
+    lock(f);
+    c->in_hand = false;
+    c->idle = goes_on;
+    f->roles[c->role].active--;
+    unlock(f);
 }
 
 /* A reply on its way out. */
 typedef struct outgoing {
     connection *c;
     const seen_entry *entry;
+    bool goes_on; /* the connection, afterwards */
     const fake_reply *shape;
     const char *body;
     size_t len;
@@ -1644,7 +1651,7 @@ static bool flush_last(outgoing *o) {
     if (!send_all(o->c, o->bytes.data, before)) {
         return false;
     }
-    settle(o->c, o->entry);
+    settle(o->c, o->entry, o->goes_on);
     text_drop(&o->bytes, before);
     return flush_bytes(o);
 }
@@ -1693,28 +1700,25 @@ static bool send_pieces(outgoing *o) {
     return flush_last(o);
 }
 
-/* What comes after the last byte that is sent; true if the connection goes on. */
-static bool cut_or_go_on(connection *c, const fake_reply *shape, bool goes_on) {
+/* What comes after the last byte that is sent. */
+static void cut_connection(connection *c, const fake_reply *shape) {
     switch (shape->cut) {
     case FAKE_CUT_FIN:
         c->ending = END_FIN;
-        return false;
+        break;
     case FAKE_CUT_RESET:
         c->ending = END_RESET;
-        return false;
+        break;
     case FAKE_CUT_STALL:
         (void)stay(c, -1);
-        return false;
-    case FAKE_CUT_ORDERLY:
-        return false;
-    case FAKE_NO_CUT:
+        break;
+    default:
         break;
     }
     if (shape->early) {
         struct pollfd nothing = {.fd = c->fd};
         (void)poll(&nothing, 1, EARLY_PAUSE_MS);
     }
-    return goes_on && !shape->close_after && !shape->early;
 }
 
 static bool says_close(const char *headers) {
@@ -1746,13 +1750,20 @@ static bool add_head(text *out, const fake_reply *reply, size_t body_len) {
     return chunked;
 }
 
+static bool ends_connection(const seen_entry *e, const fake_reply *reply) {
+    bool by_framing = reply->framing == FAKE_UNTIL_CLOSE || reply->framing == FAKE_HTTP10;
+    return e->unreadable || reply->cut != FAKE_NO_CUT || reply->close_after || reply->early ||
+           says_close(strchr(e->head, '\n') + 1) || (reply->raw == NULL && (by_framing || says_close(reply->headers)));
+}
+
 /* Sends a whole reply; true if the connection goes on. */
 static bool send_reply(connection *c, const seen_entry *e, const fake_reply *reply) {
     outgoing o = {.c = c, .entry = e, .shape = reply, .body = reply->body, .len = reply->body_len};
-    bool goes_on = !e->unreadable && !says_close(strchr(e->head, '\n') + 1);
+    bool sent = true;
+    o.goes_on = !ends_connection(e, reply);
     if (reply->interim_100) {
         text_puts(&o.bytes, "HTTP/1.1 100 Continue\r\n\r\n");
-        goes_on = flush_bytes(&o) && goes_on;
+        sent = flush_bytes(&o);
     }
     if (reply->raw != NULL) {
         o.body = reply->raw;
@@ -1763,12 +1774,13 @@ static bool send_reply(connection *c, const seen_entry *e, const fake_reply *rep
             o.chunked = false;
             o.len = 0;
         }
-        goes_on = goes_on && reply->framing != FAKE_UNTIL_CLOSE && reply->framing != FAKE_HTTP10 &&
-                  !says_close(reply->headers);
     }
-    bool sent = send_pieces(&o);
+    sent = sent && send_pieces(&o);
     text_free(&o.bytes);
-    return sent && cut_or_go_on(c, reply, goes_on);
+    if (sent) {
+        cut_connection(c, reply);
+    }
+    return sent && o.goes_on;
 }
 
 static void change_case(text *headers, int which) {
@@ -2176,6 +2188,8 @@ static bool entra_request(fake *f, const seen_entry *e, answer *a) {
                                          "client_info", "client-request-id", "x-client-SKU", "x-client-VER",
                                          "x-client-OS", "x-client-CPU", "x-client-current-telemetry",
                                          "x-client-last-telemetry", "x-ms-lib-capability", NULL};
+    /* The same id in the query, which the official library for node adds. */
+    static const char *const parameters[] = {"client-request-id", NULL};
     place p = place_of(&e->seen);
     bool right_path = path_is(&p, "/" FAKE_TENANT_ID "/oauth2/v2.0/token");
     const char *problem = form_problem(e->body.data, e->body.len, fields);
@@ -2185,9 +2199,9 @@ static bool entra_request(fake *f, const seen_entry *e, answer *a) {
         entra_refuse(f, e, a, 404, "invalid_request", 90014, "There is nothing at this path.");
     } else if (!right_path) {
         entra_refuse(f, e, a, 400, "invalid_request", 90002, "The tenant was not found.");
-    } else if (strcmp(e->seen.method, "POST") != 0 || p.path_len != strlen(e->seen.target)) {
+    } else if (strcmp(e->seen.method, "POST") != 0 || form_problem(p.query, p.query_len, parameters) != NULL) {
         entra_refuse(f, e, a, 400, "invalid_request", 900561,
-                     "The endpoint only accepts POST requests without a query.");
+                     "The endpoint only accepts POST requests without a query of other parameters.");
     } else if (!has_content_type(e, "application/x-www-form-urlencoded") || e->chunked) {
         entra_refuse(f, e, a, 400, "invalid_request", 90014,
                      "The body has to be application/x-www-form-urlencoded and have a Content-Length.");
@@ -2309,6 +2323,11 @@ static const char *imds_resource(fake *f, const place *p, answer *a) {
     return resource;
 }
 
+/* MSAL for node puts a slash behind it when AZURE_POD_IDENTITY_AUTHORITY_HOST is set. */
+static bool is_imds_path(const place *p) {
+    return path_is(p, "/metadata/identity/oauth2/token") || path_is(p, "/metadata/identity/oauth2/token/");
+}
+
 /* False after refusing. */
 static bool imds_request(fake *f, const seen_entry *e, const place *p, answer *a) {
     static const char *const parameters[] = {"api-version", "resource", "client_id", "object_id", "msi_res_id", NULL};
@@ -2316,7 +2335,7 @@ static bool imds_request(fake *f, const seen_entry *e, const place *p, answer *a
     const char *problem = form_problem(p->query, p->query_len, parameters);
     if (e->problem != NULL) {
         imds_refuse(f, a, e->problem_status, "invalid_request", e->problem);
-    } else if (!path_is(p, "/metadata/identity/oauth2/token")) {
+    } else if (!is_imds_path(p)) {
         imds_refuse(f, a, 404, "not_found", "There is nothing at this path");
     } else if (strcmp(e->seen.method, "GET") != 0) {
         imds_refuse(f, a, 405, "method_not_allowed", "Only GET is allowed");
@@ -3776,6 +3795,19 @@ unsigned char fake_byte(size_t position) {
     return (unsigned char)((position * 2654435761u) >> 13 & 0xff);
 }
 
+static void add_fake_bytes(text *out, size_t count) {
+    const size_t period = (size_t)1 << 21; /* of fake_byte */
+    text_reserve(out, count);
+    for (size_t i = 0; i < count && i < period; i++) {
+        out->data[out->len + i] = (char)fake_byte(i);
+    }
+    for (size_t done = period; done < count; done += period) {
+        memcpy(out->data + out->len + done, out->data + out->len, count - done < period ? count - done : period);
+    }
+    out->len += count;
+    out->data[out->len] = '\0';
+}
+
 /* Not printf, whose decimal point depends on the locale. */
 static void add_steps(text *out, int steps) {
     const unsigned long decimals_of_a_step = 9765625; /* 1e10 / 1024 */
@@ -3938,12 +3970,7 @@ static void answer_speech(fake *f, const seen_entry *e, document *d, answer *a) 
         return;
     }
     model_head(f, e, a, 200, "audio/mpeg");
-    text_reserve(&a->body, (size_t)bytes);
-    for (size_t i = 0; i < (size_t)bytes; i++) {
-        a->body.data[i] = (char)fake_byte(i);
-    }
-    a->body.len = (size_t)bytes;
-    a->body.data[a->body.len] = '\0';
+    add_fake_bytes(&a->body, (size_t)bytes);
 }
 
 static void answer_files(fake *f, const seen_entry *e, answer *a) {
@@ -4101,16 +4128,14 @@ static bool serve_request(connection *c) {
         return false;
     }
     script *s = e->unreadable ? NULL : take_script(f, c->role);
-    count_active(f, c->role, true);
-    c->in_hand = true;
-    c->status = 0;
+    take_in_hand(c);
     bool complete = receive_rest(c, e, s);
     bool goes_on = false;
     if (complete) {
         record(c, e);
         goes_on = answer_request(c, e, s);
     }
-    settle(c, e);
+    settle(c, e, false);
     script_free(s);
     if (!complete || f->counts_only) {
         entry_free(e);

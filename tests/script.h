@@ -249,7 +249,7 @@ static void script_conn_close(void *conn, void *user_data) {
     w->fds[c->fd] = false;
 }
 
-/* When a descriptor becomes ready for any of the events; AZOI_NEVER if nothing is on its way. */
+/* When a descriptor becomes ready for any of the events; INT64_MAX if nothing is on its way. */
 static int64_t script_ready_at(const script_conn *c, unsigned events) {
     if (!c->connected) {
         return c->peer->connect_result == AZO_PENDING ? INT64_MAX : c->connect_at;

@@ -119,9 +119,9 @@ grep -q 'POST /openai/v1/chat/completions' "$dir/err" && ok 'the log shows the r
 
 # ---- chat: usage
 
-for wrong in '--nonsense x' '--stream --max-tokens 0 x' '--max-tokens x y' '--max-tokens 99999999999 x' \
-    '--timeout 0 x' '--timeout -1 x' '--timeout 1e3 x' '--timeout nan x' '--timeout . x' '--retries -1 x' '--retries 1.5 x' \
-    '--deployment' '--system' '-x'; do
+for wrong in '--nonsense x' '--stream --max-tokens 0 x' '--max-tokens x y' \
+    '--max-tokens 99999999999 x' '--timeout 0 x' '--timeout -1 x' '--timeout 1e3 x' '--timeout nan x' \
+    '--timeout . x' '--retries -1 x' '--retries 1.5 x' '--deployment' '--system' '-x'; do
     expect "usage: chat $wrong" 2 '' '^chat: ' chat $wrong
 done
 expect 'usage: chat with an empty prompt' 2 '' '^chat: ' chat ''
@@ -157,7 +157,8 @@ refused() {
     refused 'untrusted certificate of Entra ID' 3 '^chat: .*trusted.*\. '; exit $failed) || failed=1
 (SSL_CERT_FILE=$dir/missing.pem && export SSL_CERT_FILE
     refused 'missing trust store' 3 '^chat: .*missing\.pem.*\. '; exit $failed) || failed=1
-(HTTPS_PROXY=http://127.0.0.1:1 && export HTTPS_PROXY
+(HTTPS_PROXY=http://127.0.0.1:1 AZURE_OPENAI_AD_TOKEN=x && export HTTPS_PROXY AZURE_OPENAI_AD_TOKEN
+    AZURE_OPENAI_ENDPOINT=https://contoso.openai.azure.test # loopback addresses are reached directly
     refused 'dead proxy' 3 '^chat: .*127\.0\.0\.1.*\. ' --retries 0; exit $failed) || failed=1
 
 # ---- chat: identity
@@ -179,7 +180,7 @@ refused() {
     grep -q 'AZURE_CLIENT_SECRET' "$dir/err" || not_ok 'no identity at all names the variables' "$(cat "$dir/err")"
     exit $failed) || failed=1
 (AZURE_TOKEN_CREDENTIALS=AzureCliCredential && export AZURE_TOKEN_CREDENTIALS
-    refused 'a credential of other libraries' 2 '^chat: .*AzureCliCredential.*\. '; exit $failed) || failed=1
+    refused 'a credential of other libraries' 1 '^chat: .*AzureCliCredential.*\. '; exit $failed) || failed=1
 
 # ---- chat: the service
 
@@ -268,7 +269,9 @@ grep -q '3600' "$dir/err" && ok '429 with a long wait says how long' ||
     not_ok '429 with a long wait says how long' "$(cat "$dir/err")"
 serve cut "$stream$events" cut
 expect 'a stream that is cut' 5 'Once upon a time' '^chat: .*\. ' chat --stream --retries 0 hi
-serve ended "$stream${events}data: [DONE]\n\n"
+printf "$events" >"$dir/events"
+length="Content-Length: $(($(wc -c <"$dir/events")))\r\n"
+serve ended "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n$length\r\n$events"
 expect 'a stream that ends early' 5 'Once upon a time' '^chat: .*\. ' chat --stream --retries 0 hi
 serve cut_body "${json}Content-Length: 500\r\n\r\n{\"choices\"" cut
 expect 'a body that is cut' 5 '' '^chat: .*\. ' chat --retries 0 hi

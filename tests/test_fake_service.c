@@ -58,7 +58,7 @@
     "grant_type=client_credentials&client_id=" FAKE_CLIENT_ID "&client_secret=" SECRET_ENCODED                         \
     "&scope=https%3A%2F%2Fcognitiveservices.azure.com%2F.default"
 
-enum { PATIENCE_MS = 5000, SHORT_MS = 120, PROMPT_MS = 1500, BUFFER_SIZE = 512 * 1024, MAX_CHUNKS = 256 };
+enum { PATIENCE_MS = 5000, SHORT_MS = 120, PROMPT_MS = 5000, BUFFER_SIZE = 4 * 1024 * 1024, MAX_CHUNKS = 256 };
 
 /* ------------------------------------------------------------------------------------------------ a client */
 
@@ -1134,12 +1134,14 @@ static void test_embeddings(void **state) {
 static void test_speech_and_files(void **state) {
     (void)state;
     reply r = ask(FAKE_SERVICE, "POST /openai/v1/audio/speech", KEY JSON,
-                  "{\"model\":\"gpt-4o\",\"input\":\"x\",\"voice\":\"alloy\",\"bytes\":100000}");
+                  "{\"model\":\"gpt-4o\",\"input\":\"x\",\"voice\":\"alloy\",\"bytes\":3000000}");
     assert_int_equal(r.status, 200);
-    assert_int_equal(r.body_len, 100000);
+    assert_int_equal(r.body_len, 3000000);
+    bool same = true;
     for (size_t i = 0; i < r.body_len; i++) {
-        assert_int_equal((unsigned char)r.body[i], fake_byte(i));
+        same = same && (unsigned char)r.body[i] == fake_byte(i);
     }
+    assert_true(same);
     assert_string_equal(header_in(&r, "content-type"), "audio/mpeg");
     free(r.body);
     r = ask(FAKE_SERVICE, "POST /openai/v1/audio/speech", KEY JSON, "{\"model\":\"gpt-4o\",\"bytes\":0}");
@@ -1492,7 +1494,7 @@ static void test_silent_and_early(void **state) {
     client *c = poke();
     assert_int_equal(read_to_end(c, SHORT_MS), STILL_OPEN);
     assert_int_equal(c->len, 0);
-    assert_int_equal(fake_count(service, FAKE_SERVICE), 1);
+    assert_true(fake_wait(service, FAKE_SERVICE, 1, PATIENCE_MS));
     hang_up(c);
     push((fake_reply){.status = 413, .body = "too large", .early = true});
     c = dial(FAKE_SERVICE);
@@ -1614,7 +1616,6 @@ static void test_idle_connections_are_dropped(void **state) {
     client *other = dial(FAKE_IMDS);
     say(other, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     expect(read_reply(other), 404, NULL);
-    (void)poll(NULL, 0, 20);
     fake_drop_connections(service, FAKE_SERVICE);
     assert_int_equal(read_to_end(idle, PATIENCE_MS), CLOSED_WITH_FIN);
     assert_int_equal(read_to_end(busy, SHORT_MS), STILL_OPEN);
@@ -1706,7 +1707,6 @@ static void test_tls_ends(void **state) {
     client *c = dial_tls(fake_port(service, FAKE_SERVICE), NULL);
     say_request(c, FAKE_SERVICE, "GET /openai/v1/models", KEY, NULL);
     expect(read_reply(c), 200, "\"list\"");
-    (void)poll(NULL, 0, 20);
     fake_drop_connections(service, FAKE_SERVICE);
     assert_int_equal(read_to_end(c, PATIENCE_MS), CLOSED_WITH_NOTIFY);
     hang_up(c);
@@ -1822,7 +1822,7 @@ static void test_stop_does_not_wait(void **state) {
         client *c = secure == 0 ? dial(FAKE_SERVICE) : dial_tls(fake_port(service, FAKE_SERVICE), NULL);
         clients[count++] = c; /* takes nothing of an endless answer */
         say_request(c, FAKE_SERVICE, "POST /openai/v1/audio/speech", KEY JSON,
-                    "{\"model\":\"gpt-4o\",\"bytes\":30000000}");
+                    "{\"model\":\"gpt-4o\",\"bytes\":16000000}");
         assert_true(fake_wait(service, FAKE_SERVICE, 6, PATIENCE_MS));
         c = secure == 0 ? dial(FAKE_SERVICE) : dial_tls(fake_port(service, FAKE_SERVICE), NULL);
         clients[count++] = c; /* in the middle of a body */

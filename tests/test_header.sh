@@ -56,7 +56,7 @@ static_exports() { nothing "$(exports static)"; }
 all_exports() {
     exports implemented | sort >"$dir/exported"
     sed -n '/^AZO_API/,/;/p' azopenai.h | tr '\n' ' ' | tr ';' '\n' |
-        sed -n 's/.*AZO_API[^(]*[ *]\(azo_[a-z_]*\)(.*/\1/p' | sort >"$dir/promised"
+        sed -n 's/.*AZO_API[^(]*[ *]\(azo_[a-z_]*\)(.*/\1/p' | sort -u >"$dir/promised"
     [ -s "$dir/promised" ] && diff "$dir/promised" "$dir/exported"
 }
 check 'exports only azo_ names' foreign_exports
