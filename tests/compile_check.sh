@@ -77,7 +77,7 @@ cells() {
         printf '"%s %s, %s" %s %s %s\n' "$1" "$2" "$way" "$1" "$2" "$way"
     done
     printf '"%s %s, after libc headers" %s %s after_libc -D_POSIX_C_SOURCE=200809L\n' "$1" "$2" "$1" "$2"
-    printf '"%s %s, declared first" %s %s declared_first -D_POSIX_C_SOURCE=200809L\n' "$1" "$2" "$1" "$2"
+    printf '"%s %s, declared first" %s %s declared_first\n' "$1" "$2" "$1" "$2"
     for switch in AZO_NO_SOCKETS AZO_NO_ENV AZO_NO_STDIO; do
         printf '"%s %s, %s" %s %s implemented -D%s\n' "$1" "$2" "$switch" "$1" "$2" "$switch"
     done

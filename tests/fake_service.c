@@ -7,6 +7,17 @@
  * From the bottom up: text, encodings, JSON, shared state, transport, reading requests, writing replies, answers
  * (Entra, IMDS, service), connections, and the public functions.
  *
+ * What fake_service.h leaves open:
+ *
+ *     - A scripted reply answers any request whose end can be found, right or wrong; the others get their 400 always.
+ *       It is taken as soon as the head is there. After `raw` the connection goes on unless the script ends it.
+ *     - A head that the peer breaks off is kept as a request without a method, a body that it breaks off is not kept.
+ *     - A request is in hand from its head to the last write of its answer; it is logged before that write.
+ *     - Tokens for https://cognitiveservices.azure.com and https://ai.azure.com open both surfaces; v1 also takes the
+ *       key as a bearer. Tokens for other known resources are issued, and refused by the service.
+ *     - Unknown members of a JSON body are refused, unknown parameters of a query only by the metadata service.
+ *     - The text of a message is that of its text parts, one right after the other.
+ *
  * Several connections use one private key at a time, so mbedTLS has to be built with MBEDTLS_THREADING_C, as Debian
  * does.
  */
@@ -2555,12 +2566,29 @@ static bool authorize(fake *f, const seen_entry *e, const route *r, answer *a) {
 
 /* The dated surface needs one of its versions, the other has its own two. False after refusing. */
 static bool check_version(fake *f, const seen_entry *e, const place *p, const route *r, answer *a) {
-    static const char *const dated[] = {"2022-12-01",         "2023-05-15",         "2023-06-01-preview",
-                                        "2024-02-01",         "2024-02-15-preview", "2024-05-01-preview",
-                                        "2024-06-01",         "2024-07-01-preview", "2024-08-01-preview",
-                                        "2024-09-01-preview", "2024-10-01-preview", "2024-10-21",
-                                        "2024-12-01-preview", "2025-01-01-preview", "2025-02-01-preview",
-                                        "2025-03-01-preview", "2025-04-01-preview", NULL};
+    static const char *const dated[] = {"2022-12-01",
+                                        "2023-05-15",
+                                        "2024-02-01",
+                                        "2024-06-01",
+                                        "2024-10-21",
+                                        "2023-06-01-preview",
+                                        "2023-07-01-preview",
+                                        "2023-08-01-preview",
+                                        "2023-12-01-preview",
+                                        "2024-02-15-preview",
+                                        "2024-03-01-preview",
+                                        "2024-04-01-preview",
+                                        "2024-05-01-preview",
+                                        "2024-07-01-preview",
+                                        "2024-08-01-preview",
+                                        "2024-09-01-preview",
+                                        "2024-10-01-preview",
+                                        "2024-12-01-preview",
+                                        "2025-01-01-preview",
+                                        "2025-02-01-preview",
+                                        "2025-03-01-preview",
+                                        "2025-04-01-preview",
+                                        NULL};
     static const char *const named[] = {"v1", "preview", NULL};
     text value = {0};
     bool given = form_find(p->query, p->query_len, "api-version", &value) == 1;
@@ -4471,11 +4499,24 @@ static size_t drop_idle(fake *f, fake_role role, bool mark) {
     return count;
 }
 
+static struct timespec in_ms(int ms) {
+    struct timespec end;
+    (void)clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += ms / 1000;
+    end.tv_nsec += (long)(ms % 1000) * 1000000;
+    if (end.tv_nsec >= 1000000000) {
+        end.tv_sec++;
+        end.tv_nsec -= 1000000000;
+    }
+    return end;
+}
+
+/* Comes back when the connections are closed; not if a peer that does not read holds the last bytes up for long. */
 void fake_drop_connections(fake *service, fake_role role) {
+    struct timespec end = in_ms(LINGER_MS);
     lock(service);
     size_t open = drop_idle(service, role, true);
-    while (open > 0) {
-        (void)pthread_cond_wait(&service->changed, &service->lock);
+    while (open > 0 && pthread_cond_timedwait(&service->changed, &service->lock, &end) != ETIMEDOUT) {
         open = drop_idle(service, role, false);
     }
     unlock(service);
@@ -4513,20 +4554,12 @@ size_t fake_resumptions(fake *service) {
 }
 
 bool fake_wait(fake *service, fake_role role, size_t count, int ms) {
-    struct timespec end;
-    (void)clock_gettime(CLOCK_MONOTONIC, &end);
-    end.tv_sec += ms / 1000;
-    end.tv_nsec += (long)(ms % 1000) * 1000000;
-    if (end.tv_nsec >= 1000000000) {
-        end.tv_sec++;
-        end.tv_nsec -= 1000000000;
-    }
+    struct timespec end = in_ms(ms);
+    const size_t *seen = &service->roles[role].seen_count;
     lock(service);
-    int result = 0;
-    while (service->roles[role].seen_count < count && result != ETIMEDOUT) {
-        result = pthread_cond_timedwait(&service->changed, &service->lock, &end);
+    while (*seen < count && pthread_cond_timedwait(&service->changed, &service->lock, &end) != ETIMEDOUT) {
     }
-    bool enough = service->roles[role].seen_count >= count;
+    bool enough = *seen >= count;
     unlock(service);
     return enough;
 }

@@ -762,9 +762,8 @@ static int on_event(const azo_event *event, void *user_data) {
     if (!run->quiet) {
         test_note(run->notes, "%s %d.%d ", kinds[event->kind], event->choice, event->tool);
         if (event->tool_id.ptr != NULL || event->tool_name.ptr != NULL) {
-            assert_int_equal(event->tool_id.ptr[event->tool_id.len], '\0');
-            assert_int_equal(event->tool_name.ptr[event->tool_name.len], '\0');
-            test_note(run->notes, "%s %s ", event->tool_id.ptr, event->tool_name.ptr);
+            test_note(run->notes, "%s %s ", event->tool_id.ptr != NULL ? event->tool_id.ptr : "-",
+                      event->tool_name.ptr != NULL ? event->tool_name.ptr : "-");
         }
         test_note_text(run->notes, event->text);
         test_note(run->notes, "\n");

@@ -28,8 +28,10 @@ const explained = [
         'ours names what a stream is sent as; the service looks at "stream" in the body'],
     [service, 'body model', any, absent,
         'on the dated route the path names the deployment and the service ignores the member'],
-    [service, /^body messages\[\d+\]\.(refusal|annotations)$/, /^(null|\[\])$/, absent,
+    [service, /^body messages\[\d+\]\.refusal$/, /^null$/, absent,
         'the official way is to send the message back as it came; ours leaves out what says nothing'],
+    [service, /^body messages\[\d+\]\.annotations$/, /^\[\]$/, absent,
+        'the same'],
     [service, 'header content-length', /^\d+$/, /^\d+$/,
         'follows from the differences of the body'],
 
@@ -62,8 +64,8 @@ const explained = [
 /* Requests that only the official packages make. */
 const extras = [
     {
-        role: 'entra', method: 'GET', path: /^\/[^/]+\/v2\.0\/\.well-known\/openid-configuration$/, met: 0,
-        why: 'MSAL asks where the token endpoint is; its path is the same everywhere',
+        role: 'entra', method: 'GET', path: /^\/[^/]+\/v2\.0\/\.well-known\/openid-configuration$/,
+        why: 'MSAL asks where the token endpoint is; its path is the same everywhere', met: 0, sample: null,
     },
 ];
 
@@ -77,6 +79,8 @@ function addParameters(fields, kind, encoded) {
 }
 
 function addField(fields, name, text) {
+    /* Which token or which call it is does not matter, but who issued it and which of several it is does. */
+    text = text.replace(/(fake\.[a-z]+)\.\d+\.[0-9a-f]+/, '$1.TOKEN').replace(/^"call_\d+([A-Z])"$/, '"call_N$1"');
     /* Twice the same is never equal to once. */
     fields.set(name, fields.has(name) ? `${fields.get(name)} | ${text}` : text);
 }
@@ -103,8 +107,7 @@ function fieldsOf(request) {
     let type = '';
     for (const header of request.headers) {
         const [name, value] = header.split(/: (.*)/s);
-        /* Which token it is does not matter, but who issued it does. */
-        addField(fields, `header ${name.toLowerCase()}`, value.replace(/(fake\.[a-z]+)\.\d+\.[0-9a-f]+/, '$1.TOKEN'));
+        addField(fields, `header ${name.toLowerCase()}`, value);
         type = name.toLowerCase() === 'content-type' ? value : type;
     }
     if (request.body !== '' && type.startsWith('application/json')) {
@@ -154,6 +157,7 @@ function isExtra(request) {
         one.path.test(request.target));
     if (extra !== undefined) {
         extra.met++;
+        extra.sample ??= `${request.role}, ${request.method} ${request.target}: official only`;
     }
     return extra !== undefined;
 }
