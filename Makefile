@@ -9,8 +9,8 @@ LDFLAGS =
 STRICT = -std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wstrict-prototypes \
     -Wcast-qual -Wundef -Werror
 SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-VALGRIND = valgrind --quiet --leak-check=full --show-leak-kinds=all --errors-for-leak-kinds=definite,possible \
-    --error-exitcode=99
+VALGRIND = valgrind --quiet --suppressions=tests/valgrind.supp --leak-check=full --show-leak-kinds=all \
+    --errors-for-leak-kinds=definite,possible --error-exitcode=99
 
 # MBEDTLS_ROOT=dir takes mbedTLS from dir/usr/include and dir/usr/lib instead of the system.
 ifdef MBEDTLS_ROOT

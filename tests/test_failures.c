@@ -166,6 +166,25 @@ static void test_imds_that_hangs(void **state) {
         expect_part(w.error.message, "waiting for its token");
         world_close(&w);
     }
+    world w; /* with time enough, the chain itself gives up: after five seconds, which the clock jumps over */
+    azo_message message = azo_user("canary-prompt");
+    azo_chat_desc desc = chat_desc(&message);
+    world_open(&w, NULL);
+    memset(&w.desc.credential, 0, sizeof w.desc.credential);
+    world_use_clock(&w);
+    fake_set(w.service, FAKE_IMDS, FAKE_SILENCE, 1);
+    world_start(&w);
+    azo_request *request = chat_begin(&w, &desc);
+    int64_t end = now_ms() + WAIT_MS;
+    while (fake_count(w.service, FAKE_IMDS) == 0 && now_ms() < end) {
+        poll_for(&w, 5);
+    }
+    clock_ahead_ms += 5001;
+    finish(&w, request);
+    expect(&w, chat_end(&w, request, NULL), AZO_ERR_NO_CREDENTIAL);
+    expect_part(w.error.detail, "did not answer in time");
+    assert_int_equal(fake_count(w.service, FAKE_IMDS), 1);
+    world_close(&w);
 }
 
 static void test_nothing_to_sign_in_with(void **state) {
