@@ -1513,77 +1513,55 @@ enum { AZOI_MEMBER_SECRET = 0, AZOI_MEMBER_IMDS = 1, AZOI_MEMBER_COUNT = 2 };
 
 typedef struct azoi_identity {
     azoi_identity_kind kind;
-    azoi_buf secret;   /* the key or the static token */
     azo_token_fn provider;
     void *provider_data;
-    bool members[AZOI_MEMBER_COUNT]; /* which ones are in the chain */
-    int winner;        /* -1: none yet */
+    bool members[AZOI_MEMBER_COUNT];      /* which ones are in the chain */
+    char lacks[AZOI_MEMBER_COUNT][160];   /* why that one cannot be asked; empty: it can */
+    int winner;            /* which one has given a token; -1: none yet */
+    azoi_buf secret;       /* the key, the fixed token or the client secret */
     azoi_buf tenant_id;
     azoi_buf client_id;
-    azoi_buf client_secret;
-    azoi_buf authority;    /* URL without a slash at its end */
-    azoi_buf imds;         /* the same */
+    azoi_buf authority;    /* URL without a slash at its end; empty: by the cloud of the scope */
+    azoi_buf imds;         /* URL without a slash at its end */
     const char *selector;  /* "client_id", "object_id", "msi_res_id"; NULL: system-assigned */
     azoi_buf selected;     /* its value */
     bool selected_by_env;  /* it is AZURE_CLIENT_ID's */
-    azoi_buf missing;      /* why there is no client secret to use; empty: there is one */
-    azoi_buf foreign;      /* name of a variable that points to a source we do not speak; empty: none */
 } azoi_identity;
-
-typedef enum azoi_slot_state {
-    AZOI_SLOT_EMPTY,
-    AZOI_SLOT_FETCHING, /* no usable token; a fetch runs */
-    AZOI_SLOT_FRESH,
-    AZOI_SLOT_AGING,    /* past refresh_at, still served; a fetch may run */
-    AZOI_SLOT_HELD      /* a recent failure is answered from memory */
-} azoi_slot_state;
 
 /* The token of one scope. */
 typedef struct azoi_slot {
-    azoi_node node;   /* the provider's turn */
+    azoi_node node;   /* the turn of the provider, or of the next member of the chain */
     azoi_timer timer;
     azoi_source source; /* the provider's descriptor */
     azo_client *client;
     struct azoi_slot *next;
-    azoi_slot_state state;
     azoi_buf scope;
     azoi_buf claims;  /* of the fetch that runs; empty: none */
     azoi_buf wanted;  /* claims that the next fetch is to carry */
     azoi_buf token;
+    bool usable;         /* there is a token, and no 401 has spoken against it */
+    bool once;           /* its lifetime is not known, or too short to keep: only for those who waited for it */
+    bool fetching;       /* a job runs, the provider waits, or the next member of the chain is about to be asked */
+    bool unavailable;    /* the member that was asked is not there, rather than refuses: the chain goes on */
+    int member;          /* that is being asked */
     uint32_t generation; /* rises when the token string changes; 0: never had one */
     uint32_t fetches;    /* how many were begun */
     uint32_t token_fetch; /* which of them gave the token */
-    bool once;           /* its lifetime is not known, or too short to keep: only for those who waited for it */
-    int source_member;   /* which member gave the token */
-    int member;          /* that is being asked */
-    bool walking;        /* a member failed; the next one is asked in the slot's turn */
-    bool asked;          /* the fetch that runs has sent something */
     int64_t refresh_at;
     int64_t expires_at;
-    int64_t hold_until;  /* HELD, and AGING after a failed refresh */
-    int64_t forced_at;   /* last fetch because of a 401 */
-    uint32_t forced_generation; /* what was refused then */
+    int64_t hold_until;  /* the last failure is answered from memory */
+    int64_t force_after; /* when the next 401 may cause a fetch */
     int64_t fetch_sent_at; /* expiry counts from here */
     azo_request *fetch;  /* the running job; NULL: none */
     azo_request *first_waiting;
     azo_request *last_waiting;
+    azoi_buf room;       /* where the provider writes its token while it is asked */
     void *provider_state;
-    intptr_t provider_fd;
+    intptr_t provider_fd; /* -1: none */
     unsigned provider_events;
-    bool provider_asked; /* it said PENDING */
     azo_error error;     /* of the last fetch that failed */
     char lines[512];     /* what each member of the chain said */
 } azoi_slot;
-
-/* job->data of a token request. */
-typedef struct azoi_fetch {
-    azoi_slot *slot;
-    int member;
-    bool unavailable;     /* not there, rather than refused: the chain goes on */
-    azoi_buf token;
-    int64_t lifetime_s;
-    int64_t refresh_in_s; /* 0: not said */
-} azoi_fetch;
 
 /* ---- client ---- */
 
@@ -7917,352 +7895,187 @@ enum {
     AZOI_HOLD_WAIT_MS = 2000,    /* after a failure that may pass by itself */
     AZOI_HOLD_REFUSED_MS = 5000, /* after a refusal: Entra ID locks out who keeps asking (AADSTS50196) */
     AZOI_HOLD_MAX_MS = 3600 * 1000,
-    AZOI_REFRESH_HOLD_MS = 30000, /* after a failed renewal, while the old token is good */
-    AZOI_FORCE_HOLD_MS = 30000,   /* between two fetches because of a 401 */
-    AZOI_EXPIRY_MARGIN_MS = 30000,
-    AZOI_ENTRA_MS = 30000,
-    AZOI_IMDS_MS = 100000, /* updates of the metadata service take up to 70 s */
-    AZOI_MAX_SETTING = 8192
+    AZOI_HOLD_FORCED_MS = 30000, /* after a failed renewal while the old token is good, and after a 401 */
+    AZOI_EXPIRY_MARGIN_MS = 30000
 };
 
-/* ---- reading settings ---- */
+/* ---- opening ---- */
 
 static bool azoi_identity_is_key(const azo_client *c) {
     return c->identity.kind == AZOI_IDENTITY_KEY;
 }
 
-/* Goes into a header line as it is: ASCII from `least` on. */
-static bool azoi_fits_header(azo_str text, char least) {
-    for (size_t i = 0; i < text.len; i++) {
-        if (text.ptr[i] < least || text.ptr[i] > 0x7e) {
-            return false;
-        }
-    }
-    return text.len > 0 && text.len <= AZO_MAX_TOKEN_BYTES;
-}
-
+/* One word of printable ASCII, to go into a header line as it is. */
 static bool azoi_token_ok(azo_str token) {
-    return azoi_fits_header(token, 0x21); /* no spaces: it is one word of the header */
-}
-
-/* A secret may end in blanks on purpose, but a newline at its end came from a file or a shell. */
-static azo_str azoi_chomp(azo_str text) {
-    if (azoi_ends(text, "\n")) {
-        text.len--;
+    bool ok = token.len > 0 && token.len <= AZO_MAX_TOKEN_BYTES;
+    for (size_t i = 0; ok && i < token.len; i++) {
+        ok = token.ptr[i] > 0x20 && token.ptr[i] < 0x7f;
     }
-    if (azoi_ends(text, "\r")) {
-        text.len--;
-    }
-    return text;
-}
-
-static azo_str azoi_secret_env(const char *name) {
-    azo_str value = azoi_env(name);
-#ifndef AZO_NO_ENV
-    value = value.ptr != NULL ? azoi_chomp(azo_s(getenv(name))) : value;
-#endif
-    return value;
+    return ok;
 }
 
 /* The desc's value, else the environment's. Blank in the desc is a mistake, blank in the environment is unset. */
-static azo_result azoi_identity_set(azoi_buf *out, const char *given, const char *field, azo_str env, azo_error *e) {
-    if (given != NULL && azoi_trim(azo_s(given)).len == 0) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.%s is empty. Give it a value, or leave it NULL to take "
-                         "it from the environment.", field);
+static azo_result azoi_identity_set(azoi_buf *out, const char *given, const char *variable, azo_error *e) {
+    const char *raw = given;
+#ifndef AZO_NO_ENV
+    raw = raw != NULL ? raw : getenv(variable);
+#endif
+    azo_str value = azoi_trim(azo_s(raw));
+    if (given != NULL && value.len == 0) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "What azo_client_desc.credential gives for %s is empty (%d). Give it a "
+                         "value, or NULL to take it from there.", variable, (int)AZO_ERR_ARGUMENT);
     }
-    (void)azoi_buf_set(out, given == NULL ? env : out->secret ? azoi_chomp(azo_s(given)) : azoi_trim(azo_s(given)));
-    return azoi_buf_failed(out, e, field);
+    if (out->secret && value.len > 0) { /* may end in blanks on purpose, but not in the newline of a file or shell */
+        value = azo_s(raw);
+        value.len -= azoi_ends(value, "\r\n") ? 2u : azoi_ends(value, "\n") ? 1u : 0u;
+    }
+    (void)azoi_buf_set(out, value);
+    return azoi_buf_failed(out, e, variable);
 }
 
-/* ---- opening: key and token ---- */
-
-static azo_result azoi_identity_fixed(azo_client *c, azoi_identity_kind kind, azo_str value, const char *origin,
-                                      azo_error *e) {
-    azoi_identity *id = &c->identity;
-    bool is_key = kind == AZOI_IDENTITY_KEY;
-    if (!azoi_fits_header(value, is_key ? 0x20 : 0x21)) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "%s is empty, too long (%zu bytes), or holds a byte that cannot stand in "
-                         "a header. Copy the %s again.", origin, value.len, is_key ? "key" : "token");
+/* Makes a setting a URL of scheme, host, port and path without a slash at its end. */
+static azo_result azoi_base_url(azoi_buf *out, azo_str text, const char *scheme, const char *what, azo_error *e) {
+    azoi_url url;
+    while (azoi_ends(text, "/")) {
+        text.len--;
     }
-    id->kind = kind;
+    azoi_buf_puts(out, azoi_contains_ci(text, "://") ? "" : scheme);
+    azoi_buf_str(out, text);
+    bool split = azoi_url_split(azoi_buf_view(out), &url, NULL) == AZO_OK;
+    bool safe = url.secure || azoi_is_loopback(url.host) || azoi_equal(azo_s(scheme), "http://");
+    if (out->failed == AZO_OK && (!split || !safe || url.userinfo.len > 0 || url.query.len > 0)) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "%s is not a URL that can be used (%zu bytes). Write it like "
+                         "%sname.example.", what, text.len, scheme);
+    }
+    return azoi_buf_failed(out, e, what);
+}
+
+static azo_result azoi_fixed_open(azo_client *c, bool is_key, azo_str value, const char *origin, azo_error *e) {
+    azoi_identity *id = &c->identity;
+    if (is_key ? value.len == 0 || azoi_has_control(value) : !azoi_token_ok(value)) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "%s is empty, or has a byte that cannot stand in a header (%zu bytes). "
+                         "Copy it again.", origin, value.len);
+    }
+    id->kind = is_key ? AZOI_IDENTITY_KEY : AZOI_IDENTITY_STATIC;
     (void)azoi_buf_set(&id->secret, value);
     azoi_log(&c->net, AZO_LOG_INFO, "* identity: %s from %s", is_key ? "API key" : "fixed token", origin);
     return azoi_buf_failed(&id->secret, e, origin);
 }
 
-/* ---- opening: client secret ---- */
-
-static bool azoi_tenant_ok(azo_str tenant) {
-    static const char *const shared[] = {"common", "organizations", "consumers", "adfs"};
-    for (size_t i = 0; i < sizeof shared / sizeof shared[0]; i++) {
-        if (azoi_equal_ci(tenant, shared[i])) {
-            return false;
-        }
+static azo_result azoi_secret_open(azoi_identity *id, const azo_credential_desc *d, azo_error *e) {
+    azo_result r = azoi_identity_set(&id->tenant_id, d->tenant_id, "AZURE_TENANT_ID", e);
+    r = r == AZO_OK ? azoi_identity_set(&id->client_id, d->client_id, "AZURE_CLIENT_ID", e) : r;
+    r = r == AZO_OK ? azoi_identity_set(&id->secret, d->client_secret, "AZURE_CLIENT_SECRET", e) : r;
+    if (r != AZO_OK) {
+        return r;
     }
-    for (size_t i = 0; i < tenant.len; i++) {
-        char ch = tenant.ptr[i];
-        bool plain = azoi_is_alpha(ch) || azoi_is_digit(ch);
-        if (!plain && (i == 0 || (ch != '-' && ch != '.'))) {
-            return false;
-        }
+    if (id->tenant_id.len == 0 || id->client_id.len == 0 || id->secret.len == 0) {
+        (void)snprintf(id->lacks[AZOI_MEMBER_SECRET], sizeof id->lacks[0],
+                       "AZURE_TENANT_ID %sset, AZURE_CLIENT_ID %sset, AZURE_CLIENT_SECRET %sset%s",
+                       id->tenant_id.len > 0 ? "" : "not ", id->client_id.len > 0 ? "" : "not ",
+                       id->secret.len > 0 ? "" : "not ", azoi_env("AZURE_CLIENT_CERTIFICATE_PATH").len > 0
+                       ? ", AZURE_CLIENT_CERTIFICATE_PATH set but not supported" : "");
+        return AZO_OK;
     }
-    return tenant.len > 0;
+    azo_str tenant = azoi_buf_view(&id->tenant_id);
+    if (!azoi_is_host(tenant) || azoi_equal_ci(tenant, "common") || azoi_equal_ci(tenant, "organizations") ||
+        azoi_equal_ci(tenant, "consumers") || azoi_equal_ci(tenant, "adfs")) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "\"%.100s\" is not a tenant that a client secret can sign in to. Set "
+                         "AZURE_TENANT_ID to the tenant's GUID, without braces, or to its domain name.", tenant.ptr);
+    }
+    azo_str host = d->authority_host != NULL ? azoi_trim(azo_s(d->authority_host)) : azoi_env("AZURE_AUTHORITY_HOST");
+    return d->authority_host == NULL && host.len == 0
+               ? AZO_OK : azoi_base_url(&id->authority, host, "https://", "AZURE_AUTHORITY_HOST (authority_host)", e);
 }
 
-/* Makes a setting a URL of scheme, host, port and path without a slash at its end. */
-static azo_result azoi_base_url(azoi_buf *b, const char *scheme, const char *what, azo_error *e) {
-    azo_str text = azoi_buf_view(b);
-    azoi_url url;
-    char given[160];
-    azoi_buf full;
-    azoi_buf_init(&full, b->allocator, AZOI_MAX_SETTING, false);
-    azoi_buf_puts(&full, azoi_contains_ci(text, "://") ? "" : scheme);
-    while (azoi_ends(text, "/")) {
-        text.len--;
-    }
-    azoi_buf_str(&full, text);
-    azoi_clean(given, sizeof given, text);
-    azo_result r = azoi_buf_failed(&full, e, what);
-    if (r == AZO_OK && azoi_url_split(azoi_buf_view(&full), &url, NULL) != AZO_OK) {
-        r = azoi_fail(e, AZO_ERR_ARGUMENT, "%s is not a URL: \"%s\". Write it like %slogin.example.", what, given,
-                      scheme);
-    } else if (r == AZO_OK && (url.userinfo.len > 0 || url.query.len > 0)) {
-        r = azoi_fail(e, AZO_ERR_ARGUMENT, "%s holds a user or a query (%zu bytes). Give scheme, host, port and path "
-                      "only.", what, text.len);
-    } else if (r == AZO_OK && !url.secure && !azoi_is_loopback(url.host) && azoi_equal(azo_s(scheme), "https://")) {
-        r = azoi_fail(e, AZO_ERR_ARGUMENT, "%s uses plain http on port %u, which would show the client secret to the "
-                      "network. Use https.", what, (unsigned)url.port);
-    }
-    if (r == AZO_OK) {
-        azoi_buf_free(b);
-        *b = full;
-    } else {
-        azoi_buf_free(&full);
-    }
-    return r;
-}
-
-/* "AZURE_CLIENT_SECRET not set; AZURE_CLIENT_ID, AZURE_TENANT_ID set" */
-static void azoi_missing_text(azoi_identity *id) {
-    const char *const names[] = {"AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID"};
-    const bool set[] = {id->client_id.len > 0, id->client_secret.len > 0, id->tenant_id.len > 0};
-    azoi_buf *b = &id->missing;
-    for (int pass = 0; pass < 2; pass++) {
-        const char *glue = pass == 0 ? "" : "; ";
-        for (int i = 0; i < 3; i++) {
-            if (set[i] == (pass == 1)) {
-                azoi_buf_puts(b, glue);
-                azoi_buf_puts(b, names[i]);
-                glue = ", ";
-            }
-        }
-        azoi_buf_puts(b, glue[0] != ',' ? "" : pass == 0 ? " not set" : " set");
-    }
-    if (azoi_env("AZURE_CLIENT_CERTIFICATE_PATH").len > 0 && !set[1]) {
-        azoi_buf_puts(b, "; AZURE_CLIENT_CERTIFICATE_PATH set, but certificates are not supported");
-    }
-}
-
-static azo_result azoi_secret_open(azoi_identity *id, const azo_credential_desc *desc, azo_error *e) {
-    const struct {
-        azoi_buf *out;
-        const char *given;
-        const char *field;
-        azo_str env;
-    } all[] = {{&id->tenant_id, desc->tenant_id, "credential.tenant_id", azoi_env("AZURE_TENANT_ID")},
-               {&id->client_id, desc->client_id, "credential.client_id", azoi_env("AZURE_CLIENT_ID")},
-               {&id->client_secret, desc->client_secret, "credential.client_secret",
-                azoi_secret_env("AZURE_CLIENT_SECRET")},
-               {&id->authority, desc->authority_host, "credential.authority_host", azoi_env("AZURE_AUTHORITY_HOST")}};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
-        azo_result r = azoi_identity_set(all[i].out, all[i].given, all[i].field, all[i].env, e);
-        if (r != AZO_OK) {
-            return r;
-        }
-    }
-    bool complete = id->tenant_id.len > 0 && id->client_id.len > 0 && id->client_secret.len > 0;
-    if (!complete) {
-        azoi_missing_text(id);
-        return azoi_buf_failed(&id->missing, e, "The list of variables");
-    }
-    if (!azoi_tenant_ok(azoi_buf_view(&id->tenant_id))) {
-        char given[100];
-        azoi_clean(given, sizeof given, azoi_buf_view(&id->tenant_id));
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "\"%s\" (%zu bytes) is not a tenant that a client secret can sign in to. "
-                         "Set AZURE_TENANT_ID (tenant_id) to the tenant's GUID, without braces, or to its domain name.",
-                         given, id->tenant_id.len);
-    }
-    return id->authority.len > 0 /* else chosen by the scope's cloud */
-               ? azoi_base_url(&id->authority, "https://", "AZURE_AUTHORITY_HOST (authority_host)", e) : AZO_OK;
-}
-
-/* ---- opening: managed identity ---- */
-
-static azo_result azoi_selector_open(azoi_identity *id, const azo_credential_desc *desc, bool chained, azo_error *e) {
-    const char *const values[] = {desc->managed_client_id, desc->managed_object_id, desc->managed_resource_id};
-    static const char *const names[] = {"client_id", "object_id", "msi_res_id"};
+static azo_result azoi_imds_open(azoi_identity *id, const azo_credential_desc *d, bool chained, azo_error *e) {
+    static const char *const foreign[] = {"IDENTITY_ENDPOINT", "MSI_ENDPOINT", "AZURE_FEDERATED_TOKEN_FILE"};
+    static const char *const selectors[] = {"client_id", "object_id", "msi_res_id"};
+    const char *const values[] = {d->managed_client_id, d->managed_object_id, d->managed_resource_id};
+    azo_str selected = chained ? azoi_env("AZURE_CLIENT_ID") : azoi_view(NULL, 0);
+    azo_str host = azoi_env("AZURE_POD_IDENTITY_AUTHORITY_HOST");
+    const char *selector = selectors[0];
     int given = 0;
-    azo_str value = azoi_view(NULL, 0);
     for (int i = 0; i < 3; i++) {
         if (values[i] != NULL) {
             given++;
-            id->selector = names[i];
-            value = azoi_trim(azo_s(values[i]));
+            selector = selectors[i];
+            selected = azoi_trim(azo_s(values[i]));
+        }
+        /* Sources that we do not speak. Where one is announced, the metadata service is not there, or another's. */
+        if (azoi_env(foreign[i]).len > 0 && (chained || i < 2)) {
+            (void)snprintf(id->lacks[AZOI_MEMBER_IMDS], sizeof id->lacks[0],
+                           "%s points to a source of tokens that this library does not speak", foreign[i]);
         }
     }
     if (given > 1) {
         return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_credential_desc names the managed identity in %d ways. Set only one "
-                         "of managed_client_id, managed_object_id and managed_resource_id.", given);
+                         "managed_x_id.", given);
     }
-    if (given == 0 && chained) {
-        value = azoi_env("AZURE_CLIENT_ID");
-        id->selector = names[0];
-        id->selected_by_env = value.len > 0;
-    }
-    if (value.len == 0) {
-        id->selector = NULL; /* the system-assigned one */
-        return AZO_OK;
-    }
-    (void)azoi_buf_set(&id->selected, value);
-    return azoi_buf_failed(&id->selected, e, "The name of the managed identity");
+    id->selector = selected.len > 0 ? selector : NULL;
+    id->selected_by_env = selected.len > 0 && given == 0;
+    azo_result r = azoi_buf_set(&id->selected, selected) ? AZO_OK : azoi_memory(e);
+    return r == AZO_OK ? azoi_base_url(&id->imds, host.len > 0 ? host : azo_s("169.254.169.254"), "http://",
+                                       "AZURE_POD_IDENTITY_AUTHORITY_HOST", e) : r;
 }
 
-static azo_result azoi_imds_open(azoi_identity *id, const azo_credential_desc *desc, bool chained, azo_error *e) {
-    static const char what[] = "AZURE_POD_IDENTITY_AUTHORITY_HOST";
-    static const char *const foreign[] = {"IDENTITY_ENDPOINT", "MSI_ENDPOINT", "AZURE_FEDERATED_TOKEN_FILE"};
-    azo_str host = azoi_env(what);
-    azo_result r = azoi_selector_open(id, desc, chained, e);
-    /* Sources that we do not speak. Where one is announced, the metadata service is not there, or somebody else's. */
-    for (size_t i = 0; i < (chained ? 3u : 2u); i++) {
-        if (id->foreign.len == 0 && azoi_env(foreign[i]).len > 0) {
-            azoi_buf_puts(&id->foreign, foreign[i]);
-        }
-    }
-    r = r == AZO_OK ? azoi_buf_failed(&id->foreign, e, "The name of a variable") : r;
-    (void)azoi_buf_set(&id->imds, host.len > 0 ? host : azo_s("http://169.254.169.254"));
-    r = r == AZO_OK ? azoi_buf_failed(&id->imds, e, what) : r;
-    return r == AZO_OK ? azoi_base_url(&id->imds, "http://", what, e) : r;
-}
-
-/* ---- opening: which one ---- */
-
-/* AZURE_TOKEN_CREDENTIALS, as the Azure SDKs read it. */
-static azo_result azoi_chain_limit(azoi_identity *id, const char **why, azo_error *e) {
-    static const char *const others[] = {"dev", "WorkloadIdentityCredential", "AzureCliCredential",
-                                         "AzureDeveloperCliCredential", "AzurePowerShellCredential",
-                                         "VisualStudioCredential", "VisualStudioCodeCredential",
-                                         "InteractiveBrowserCredential", "BrokerCredential"};
-    azo_str name = azoi_env("AZURE_TOKEN_CREDENTIALS");
-    char given[100];
-    bool only_secret = azoi_equal_ci(name, "EnvironmentCredential");
-    bool only_imds = azoi_equal_ci(name, "ManagedIdentityCredential");
-    if (only_secret || only_imds) {
-        id->members[only_secret ? AZOI_MEMBER_IMDS : AZOI_MEMBER_SECRET] = false;
-        *why = "AZURE_TOKEN_CREDENTIALS";
-    }
-    if (only_secret || only_imds || name.len == 0 || azoi_equal_ci(name, "prod")) {
-        return AZO_OK;
-    }
-    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
-        if (azoi_equal_ci(name, others[i])) {
-            return azoi_fail(e, AZO_ERR_UNSUPPORTED, "AZURE_TOKEN_CREDENTIALS asks for %s, which this library does not "
-                             "speak. Get the token in azo_client_desc.token_provider, or set the variable to prod, "
-                             "EnvironmentCredential or ManagedIdentityCredential.", others[i]);
-        }
-    }
-    azoi_clean(given, sizeof given, name);
-    return azoi_fail(e, AZO_ERR_ARGUMENT, "AZURE_TOKEN_CREDENTIALS is \"%s\", which names no credential. Set it to prod, "
-                     "EnvironmentCredential or ManagedIdentityCredential, or unset it.", given);
-}
-
-static azo_result azoi_chain_open(azo_client *c, const azo_credential_desc *desc, const char *why, azo_error *e) {
+static azo_result azoi_chain_open(azo_client *c, const azo_credential_desc *d, const char *why, azo_error *e) {
     azoi_identity *id = &c->identity;
+    bool chained = d->kind == AZO_CRED_AUTO || d->kind == AZO_CRED_CHAIN;
+    azo_str name = chained ? azoi_env("AZURE_TOKEN_CREDENTIALS") : azoi_view(NULL, 0);
+    bool only_secret = d->kind == AZO_CRED_SECRET || azoi_equal_ci(name, "EnvironmentCredential");
+    bool only_imds = d->kind == AZO_CRED_IMDS || azoi_equal_ci(name, "ManagedIdentityCredential");
     azo_result r = AZO_OK;
-    bool chained = desc->kind == AZO_CRED_AUTO || desc->kind == AZO_CRED_CHAIN;
+    if (name.len > 0 && !only_secret && !only_imds && !azoi_equal_ci(name, "prod")) {
+        bool known = azoi_equal_ci(name, "dev") || azoi_ends_ci(name, "Credential");
+        return azoi_fail(e, known ? AZO_ERR_UNSUPPORTED : AZO_ERR_ARGUMENT, "AZURE_TOKEN_CREDENTIALS is \"%.60s\", not "
+                         "prod, EnvironmentCredential or ManagedIdentityCredential. Set one, or use a token_provider.",
+                         name.ptr);
+    }
     id->kind = AZOI_IDENTITY_CHAIN;
-    id->members[AZOI_MEMBER_SECRET] = desc->kind != AZO_CRED_IMDS;
-    id->members[AZOI_MEMBER_IMDS] = desc->kind != AZO_CRED_SECRET;
-    if (chained) {
-        r = azoi_chain_limit(id, &why, e);
-    }
-    if (r == AZO_OK && id->members[AZOI_MEMBER_SECRET]) {
-        r = azoi_secret_open(id, desc, e);
-    }
-    if (r == AZO_OK && id->members[AZOI_MEMBER_IMDS]) {
-        r = azoi_imds_open(id, desc, chained, e);
-    }
-    if (r != AZO_OK) {
-        return r;
-    }
-    if (id->members[AZOI_MEMBER_SECRET]) {
-        azoi_log(&c->net, AZO_LOG_INFO, "* identity: client secret (%s)%s%s", why,
-                 id->missing.len > 0 ? ", not usable: " : "", id->missing.len > 0 ? id->missing.data : "");
-    }
-    if (id->members[AZOI_MEMBER_IMDS]) {
-        azoi_log(&c->net, AZO_LOG_INFO, "* identity: %smanaged identity (%s), %s%s",
-                 id->members[AZOI_MEMBER_SECRET] ? "else " : "", why,
-                 id->selector == NULL ? "system-assigned" : id->selector,
-                 id->selected_by_env ? " from AZURE_CLIENT_ID" : "");
-    }
-    return AZO_OK;
-}
-
-static bool azoi_credential_given(const azo_credential_desc *d) {
-    return d->kind != AZO_CRED_AUTO || d->tenant_id != NULL || d->client_id != NULL || d->client_secret != NULL ||
-           d->managed_client_id != NULL || d->managed_object_id != NULL || d->managed_resource_id != NULL;
-}
-
-enum { AZOI_IDENTITY_BUFS = 9 };
-
-static void azoi_identity_bufs(azoi_identity *id, azoi_buf *out[AZOI_IDENTITY_BUFS]) {
-    azoi_buf *const all[AZOI_IDENTITY_BUFS] = {&id->secret, &id->client_secret, &id->tenant_id, &id->client_id,
-                                               &id->authority, &id->imds, &id->selected, &id->missing, &id->foreign};
-    memcpy(out, all, sizeof all);
-}
-
-static void azoi_identity_init(azo_client *c) {
-    azoi_buf *all[AZOI_IDENTITY_BUFS];
-    azoi_identity_bufs(&c->identity, all);
-    c->identity.winner = -1;
-    for (int i = 0; i < AZOI_IDENTITY_BUFS; i++) {
-        azoi_buf_init(all[i], &c->allocator, i == 0 ? AZO_MAX_TOKEN_BYTES : (size_t)AZOI_MAX_SETTING, i < 2);
-    }
+    id->members[AZOI_MEMBER_SECRET] = !only_imds;
+    id->members[AZOI_MEMBER_IMDS] = !only_secret;
+    r = only_imds ? r : azoi_secret_open(id, d, e);
+    r = only_secret || r != AZO_OK ? r : azoi_imds_open(id, d, chained, e);
+    azoi_log(&c->net, AZO_LOG_INFO, "* identity: %s%s%s, since %s. %s", only_imds ? "" : "client secret",
+             only_secret || only_imds ? "" : ", else ", only_secret ? "" : "managed identity", why,
+             id->lacks[AZOI_MEMBER_SECRET]);
+    return r;
 }
 
 static azo_result azoi_identity_open(azo_client *c, const azo_client_desc *desc, azo_error *e) {
-    const azo_credential_desc *cred = &desc->credential;
-    int given = (desc->api_key != NULL) + (desc->token_provider != NULL) + azoi_credential_given(cred);
-    azoi_identity_init(c);
-    if (given > 1) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc gives %d identities. Set only one of api_key, "
-                         "token_provider and credential.", given);
+    azoi_identity *id = &c->identity;
+    azoi_buf *const bufs[] = {&id->tenant_id, &id->client_id, &id->authority, &id->imds, &id->selected, &id->secret};
+    const azo_credential_desc *d = &desc->credential;
+    bool has_credential = d->kind != AZO_CRED_AUTO || d->tenant_id != NULL || d->client_id != NULL ||
+                          d->client_secret != NULL || d->managed_client_id != NULL || d->managed_object_id != NULL ||
+                          d->managed_resource_id != NULL;
+    int given = (desc->api_key != NULL) + (desc->token_provider != NULL) + has_credential;
+    azo_str token = azoi_env("AZURE_OPENAI_AD_TOKEN");
+    azo_str key = azoi_env("AZURE_OPENAI_API_KEY");
+    for (size_t i = 0; i < 6; i++) {
+        azoi_buf_init(bufs[i], &c->allocator, AZO_MAX_TOKEN_BYTES, bufs[i] == &id->secret);
     }
-    if (cred->kind < AZO_CRED_AUTO || cred->kind > AZO_CRED_IMDS) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_credential_desc.kind is %d. Use one of AZO_CRED_AUTO, _CHAIN, _SECRET "
-                         "and _IMDS.", cred->kind);
-    }
-    if (desc->api_key != NULL) {
-        return azoi_identity_fixed(c, AZOI_IDENTITY_KEY, azoi_trim(azo_s(desc->api_key)), "azo_client_desc.api_key", e);
+    id->winner = -1;
+    if (given > 1 || d->kind < AZO_CRED_AUTO || d->kind > AZO_CRED_IMDS) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc gives %d identities, credential.kind is %d. Set only "
+                         "one of api_key, token_provider and credential, of a kind AZO_CRED_x.", given, d->kind);
     }
     if (desc->token_provider != NULL) {
-        c->identity.kind = AZOI_IDENTITY_PROVIDER;
-        c->identity.provider = desc->token_provider;
-        c->identity.provider_data = desc->token_user_data;
+        id->kind = AZOI_IDENTITY_PROVIDER;
+        id->provider = desc->token_provider;
+        id->provider_data = desc->token_user_data;
         azoi_log(&c->net, AZO_LOG_INFO, "* identity: azo_client_desc.token_provider");
         return AZO_OK;
     }
-    if (given > 0) {
-        return azoi_chain_open(c, cred, "azo_client_desc.credential", e);
+    if (desc->api_key != NULL) {
+        return azoi_fixed_open(c, true, azoi_trim(azo_s(desc->api_key)), "azo_client_desc.api_key", e);
     }
-    azo_str token = azoi_env("AZURE_OPENAI_AD_TOKEN");
-    if (token.len > 0) {
-        return azoi_identity_fixed(c, AZOI_IDENTITY_STATIC, token, "AZURE_OPENAI_AD_TOKEN", e);
+    if (has_credential || token.len + key.len == 0) {
+        return azoi_chain_open(c, d, has_credential ? "azo_client_desc says so" : "no key or token is set", e);
     }
-    azo_str key = azoi_env("AZURE_OPENAI_API_KEY");
-    if (key.len > 0) {
-        return azoi_identity_fixed(c, AZOI_IDENTITY_KEY, key, "AZURE_OPENAI_API_KEY", e);
-    }
-    return azoi_chain_open(c, cred, "no key or token is set", e);
+    return token.len > 0 ? azoi_fixed_open(c, false, token, "AZURE_OPENAI_AD_TOKEN", e)
+                         : azoi_fixed_open(c, true, key, "AZURE_OPENAI_API_KEY", e);
 }
 
 /* ---- slots ---- */
@@ -8271,49 +8084,43 @@ static const char *azoi_member_name(int member) {
     return member == AZOI_MEMBER_SECRET ? "environment" : "managed identity";
 }
 
+/* Where the slot's token came from. */
 static azo_str azoi_slot_source(const azoi_slot *slot) {
-    switch (slot->client->identity.kind) {
-    case AZOI_IDENTITY_STATIC:
-        return azo_s("static");
-    case AZOI_IDENTITY_PROVIDER:
-        return azo_s("provider");
-    case AZOI_IDENTITY_KEY:
-    case AZOI_IDENTITY_CHAIN:
-        break;
-    }
-    return azo_s(azoi_member_name(slot->source_member));
+    const azoi_identity *id = &slot->client->identity;
+    return azo_s(id->kind == AZOI_IDENTITY_STATIC ? "static" : id->kind == AZOI_IDENTITY_PROVIDER ? "provider"
+                 : azoi_member_name(id->winner));
 }
 
 /* Seconds that the slot's token has left; 0: not known. */
 static int64_t azoi_slot_expires_in(const azoi_slot *slot) {
     int64_t now = slot->client->pump.now;
-    if (slot->expires_at == AZOI_NEVER || slot->expires_at <= now) {
-        return 0;
-    }
-    return (slot->expires_at - now) / 1000;
+    return slot->expires_at == AZOI_NEVER || slot->expires_at <= now ? 0 : (slot->expires_at - now) / 1000;
 }
 
-static bool azoi_slot_is_fetching(const azoi_slot *slot) {
-    return slot->fetch != NULL || slot->provider_asked || slot->walking;
-}
-
-/* What the passing of time does. */
-static void azoi_slot_tick(azoi_slot *slot) {
-    int64_t now = slot->client->pump.now;
-    bool serves = slot->state == AZOI_SLOT_FRESH || slot->state == AZOI_SLOT_AGING;
-    if (serves && !slot->once && now >= slot->expires_at - AZOI_EXPIRY_MARGIN_MS) {
-        slot->state = azoi_slot_is_fetching(slot) ? AZOI_SLOT_FETCHING : AZOI_SLOT_EMPTY;
-    } else if (slot->state == AZOI_SLOT_FRESH && !slot->once && now >= slot->refresh_at) {
-        slot->state = AZOI_SLOT_AGING;
-    } else if (slot->state == AZOI_SLOT_HELD && now >= slot->hold_until) {
-        slot->state = AZOI_SLOT_EMPTY;
-    }
+/* There is a token for whoever comes. */
+static bool azoi_slot_lasts(const azoi_slot *slot) {
+    return slot->usable && !slot->once && slot->client->pump.now < slot->expires_at - AZOI_EXPIRY_MARGIN_MS;
 }
 
 /* Whether the slot's token will do for this job. */
 static bool azoi_slot_serves(const azoi_slot *slot, const azo_request *job) {
-    bool has_token = slot->state == AZOI_SLOT_FRESH || slot->state == AZOI_SLOT_AGING;
-    return has_token && slot->token_fetch >= job->fetch_wanted && (!slot->once || job->fetch_wanted != 0);
+    bool has_token = slot->once ? slot->usable && job->fetch_wanted != 0 : azoi_slot_lasts(slot);
+    return has_token && slot->token_fetch >= job->fetch_wanted;
+}
+
+/* The fetch is over: everyone who waits goes on or fails, in the order in which they came. */
+static void azoi_slot_release(azoi_slot *slot, azo_result result) {
+    slot->fetching = false;
+    while (slot->first_waiting != NULL) {
+        azo_request *job = slot->first_waiting;
+        azoi_wait_leave(job);
+        if (result == AZO_OK) {
+            azoi_job_wake(job);
+        } else {
+            job->error = slot->error;
+            azoi_job_finish(job, result);
+        }
+    }
 }
 
 /* When to renew, in seconds after the request for the token. */
@@ -8324,90 +8131,67 @@ static int64_t azoi_refresh_after(int64_t lifetime_s, int64_t refresh_in_s) {
     return lifetime_s >= 7200 || lifetime_s < 600 ? lifetime_s / 2 : lifetime_s - 300;
 }
 
-/* A new token, which is taken out of `token`; lifetime -1: not known. Everyone who waits is woken, in order. */
-static void azoi_slot_accept(azoi_slot *slot, azoi_buf *token, int64_t lifetime_s, int64_t refresh_in_s) {
+/* A new token; lifetime -1: not known. */
+static azo_result azoi_slot_accept(azoi_slot *slot, azo_str token, int64_t lifetime_s, int64_t refresh_in_s,
+                                   azo_error *e) {
     azo_client *c = slot->client;
-    if (slot->generation == 0 || !azoi_same(azoi_buf_view(&slot->token), azoi_buf_view(token))) {
-        azoi_buf old = slot->token;
-        slot->token = *token;
-        *token = old;
+    bool known = lifetime_s >= 0;
+    if (!azoi_same(azoi_buf_view(&slot->token), token)) {
+        azoi_buf fresh;
+        azoi_buf_init(&fresh, &c->allocator, AZO_MAX_TOKEN_BYTES, true);
+        if (!azoi_buf_set(&fresh, token)) {
+            return azoi_memory(e);
+        }
+        azoi_buf_free(&slot->token);
+        slot->token = fresh;
         slot->generation++;
     }
-    bool known = lifetime_s >= 0;
+    lifetime_s = lifetime_s < INT32_MAX ? lifetime_s : INT32_MAX;
     slot->expires_at = known ? slot->fetch_sent_at + lifetime_s * 1000 : AZOI_NEVER;
     slot->refresh_at = known ? slot->fetch_sent_at + azoi_refresh_after(lifetime_s, refresh_in_s) * 1000 : AZOI_NEVER;
+    slot->usable = true;
     slot->once = !known || c->pump.now >= slot->expires_at - AZOI_EXPIRY_MARGIN_MS;
-    slot->state = AZOI_SLOT_FRESH;
     slot->token_fetch = slot->fetches;
-    slot->source_member = slot->member;
     slot->hold_until = 0;
     azoi_log(&c->net, AZO_LOG_INFO, "* token for %s from %s, good for %ld s", slot->scope.data,
-             azoi_slot_source(slot).ptr, known ? (long)lifetime_s : -1L);
-    while (slot->first_waiting != NULL) {
-        azo_request *job = slot->first_waiting;
-        azoi_wait_leave(job);
-        azoi_job_wake(job);
-    }
+             azoi_slot_source(slot).ptr, (long)lifetime_s);
+    azoi_slot_release(slot, AZO_OK);
+    return AZO_OK;
 }
 
-static int32_t azoi_slot_hold_ms(const azo_error *e, bool renewal) {
-    if (e->retry_after_ms >= 0) {
-        return e->retry_after_ms < AZOI_HOLD_MAX_MS ? e->retry_after_ms : (int32_t)AZOI_HOLD_MAX_MS;
-    }
-    if (renewal) {
-        return AZOI_REFRESH_HOLD_MS;
-    }
-    bool may_pass = e->who == AZO_WHO_WAIT || e->who == AZO_WHO_MACHINE || e->code == AZO_ERR_NO_CREDENTIAL ||
-                    e->code == AZO_ERR_PROVIDER;
-    return may_pass ? AZOI_HOLD_WAIT_MS : AZOI_HOLD_REFUSED_MS;
-}
-
-/* The fetch failed (slot->error): everyone who waits is told. A good token is kept. */
+/* The fetch failed, slot->error says why. A good token is kept. */
 static azo_result azoi_slot_fail(azoi_slot *slot) {
     azo_client *c = slot->client;
-    azo_result code = slot->error.code;
-    slot->error.stage = AZO_STAGE_TOKEN;
-    azoi_slot_tick(slot);
-    bool renewal = slot->state == AZOI_SLOT_FRESH || slot->state == AZOI_SLOT_AGING;
-    slot->hold_until = c->pump.now + azoi_slot_hold_ms(&slot->error, renewal);
-    if (code == AZO_ERR_MEMORY || code == AZO_ERR_CANCELLED || !slot->asked) {
-        slot->hold_until = 0; /* says nothing about the next try, or costs nothing */
+    azo_error *e = &slot->error;
+    bool renewal = azoi_slot_lasts(slot);
+    int32_t hold_ms = renewal ? AZOI_HOLD_FORCED_MS : AZOI_HOLD_REFUSED_MS;
+    if (e->code == AZO_ERR_MEMORY) {
+        hold_ms = 0; /* says nothing about the next try */
+    } else if (e->retry_after_ms >= 0) {
+        hold_ms = e->retry_after_ms < AZOI_HOLD_MAX_MS ? e->retry_after_ms : (int32_t)AZOI_HOLD_MAX_MS;
+    } else if (!renewal && (e->who == AZO_WHO_WAIT || e->who == AZO_WHO_MACHINE || e->code == AZO_ERR_NO_CREDENTIAL ||
+                            e->code == AZO_ERR_PROVIDER)) {
+        hold_ms = AZOI_HOLD_WAIT_MS;
     }
-    if (!renewal) {
-        slot->state = slot->hold_until > 0 ? AZOI_SLOT_HELD : AZOI_SLOT_EMPTY;
+    e->stage = AZO_STAGE_TOKEN;
+    slot->hold_until = c->pump.now + hold_ms;
+    if (renewal && slot->hold_until > slot->expires_at - AZOI_EXPIRY_MARGIN_MS) {
+        slot->hold_until = slot->expires_at - AZOI_EXPIRY_MARGIN_MS;
     }
     azoi_log(&c->net, AZO_LOG_WARN, "* no token for %s%s: %s", slot->scope.data,
-             renewal ? ", keeping the one there is" : "", slot->error.message);
-    while (slot->first_waiting != NULL) {
-        azo_request *job = slot->first_waiting;
-        azoi_wait_leave(job);
-        job->error = slot->error;
-        azoi_job_finish(job, code);
-    }
-    return code;
+             renewal ? ", keeping the one there is" : "", e->message);
+    azoi_slot_release(slot, e->code);
+    return e->code;
 }
 
-/* ---- fetching: what the answers say ---- */
+/* ---- fetching: refusals ---- */
 
 static bool azoi_retry_entra(int status) {
     return status == 408 || status == 429 || status >= 500;
 }
 
 static bool azoi_retry_imds(int status) {
-    return status == 404 || status == 408 || status == 410 || status == 429 || status >= 500;
-}
-
-static const azoi_policy azoi_policy_entra = {800, 8000, 0, true, azoi_retry_entra};
-static const azoi_policy azoi_policy_imds = {1000, 8000, 20000, true, azoi_retry_imds};
-static const azoi_policy azoi_policy_imds_probe = {1000, 8000, 20000, false, azoi_retry_imds};
-
-/* The same error under another code, with other words. `to` and `from` are not the same. */
-static void azoi_error_wrap(azo_error *to, const azo_error *from, azo_result code, const char *prefix,
-                            const char *message) {
-    *to = *from;
-    to->code = AZO_OK;
-    (void)azoi_fail(to, code, "%s%s", prefix, message);
-    to->who = from->who;
+    return status == 404 || status == 410 || azoi_retry_entra(status);
 }
 
 /* Servers like to quote what they refuse. */
@@ -8419,202 +8203,115 @@ static void azoi_hide_one(azoi_buf *text, azo_str secret) {
     }
 }
 
-/* A string member, cleaned into `out`; empty if it is none. */
+/* A string member, cleaned into `out`, which is left alone if it is none. */
 static void azoi_json_copy(azo_client *c, const azoi_json *json, const char *name, char *out, size_t cap) {
-    azoi_buf text;
-    azoi_buf_init(&text, &c->allocator, AZOI_REFUSAL_BYTES, false);
-    if (azoi_json_text(json, azoi_json_get(json, 0, name), &text) && text.failed == AZO_OK) {
-        azoi_hide_one(&text, azoi_buf_view(&c->identity.client_secret));
-        azoi_clean(out, cap, azoi_buf_view(&text));
+    azoi_buf_clear(&c->decoded);
+    if (azoi_json_text(json, azoi_json_get(json, 0, name), &c->decoded)) {
+        azoi_hide_one(&c->decoded, azoi_buf_view(&c->identity.secret));
+        azoi_clean(out, cap, azoi_buf_view(&c->decoded));
     }
-    azoi_buf_free(&text);
 }
 
-/* The OAuth error members of a refusal go into job->error; false: the body is no JSON object. */
-static bool azoi_oauth_error(azo_request *job) {
+/* What a refusal says goes into job->error. */
+static void azoi_oauth_error(azo_request *job) {
     azo_client *c = job->client;
     azo_error *e = &job->error;
     azoi_json json;
     int64_t number = 0;
-    azo_str id = azoi_header(job->head.headers, "x-ms-request-id");
-    azoi_clean(e->request_id, sizeof e->request_id, id);
-    if (azoi_json_parse(&c->tokens, azoi_buf_view(&job->body), &json, NULL) != AZO_OK ||
-        azoi_json_kind_of(&json, 0) != AZOI_JSON_OBJECT) {
-        return false;
-    }
-    azoi_json_copy(c, &json, "error", e->service_code, sizeof e->service_code);
-    azoi_json_copy(c, &json, "error_description", e->detail, sizeof e->detail);
-    if (e->request_id[0] == '\0') {
-        azoi_json_copy(c, &json, "trace_id", e->request_id, sizeof e->request_id);
-    }
-    int codes = azoi_json_get(&json, 0, "error_codes");
-    if (azoi_json_kind_of(&json, codes) == AZOI_JSON_ARRAY) {
-        (void)azoi_json_int(&json, azoi_json_first(&json, codes), &number);
-    }
-    if (number <= 0) {
-        const char *at = strstr(e->detail, "AADSTS");
-        for (at = at != NULL ? at + 6 : ""; azoi_is_digit(*at) && number < INT_MAX / 10 - 1; at++) {
-            number = number * 10 + (*at - '0');
-        }
-    }
-    e->aadsts = number > 0 && number <= INT_MAX ? (int)number : 0;
-    if (azoi_json_get(&json, 0, "claims") >= 0) {
+    azoi_clean(e->request_id, sizeof e->request_id, azoi_header(job->head.headers, "x-ms-request-id"));
+    if (azoi_json_parse(&c->tokens, azoi_buf_view(&job->body), &json, NULL) == AZO_OK) {
+        azoi_json_copy(c, &json, "error", e->service_code, sizeof e->service_code);
+        azoi_json_copy(c, &json, "error_description", e->detail, sizeof e->detail);
         size_t used = strlen(e->detail);
-        char claims[256];
-        claims[0] = '\0';
-        azoi_json_copy(c, &json, "claims", claims, sizeof claims);
-        (void)snprintf(e->detail + used, sizeof e->detail - used, "%sclaims: ", used > 0 ? " " : "");
-        used = strlen(e->detail);
-        azoi_clean(e->detail + used, sizeof e->detail - used, azo_s(claims));
+        azoi_json_copy(c, &json, "claims", e->detail + used, sizeof e->detail - used);
+        azoi_json_copy(c, &json, "trace_id", e->request_id, sizeof e->request_id);
+        (void)azoi_json_int(&json, azoi_json_first(&json, azoi_json_get(&json, 0, "error_codes")), &number);
+        e->aadsts = number > 0 && number <= INT_MAX ? (int)number : 0;
     }
-    return true;
 }
 
-typedef struct azoi_aadsts {
-    int number;
+/* What a refusal says where there is no AADSTS number. */
+enum { AZOI_SAYS_NO = 1, AZOI_SAYS_LATER, AZOI_SAYS_STRANGER, AZOI_SAYS_NOBODY, AZOI_SAYS_NOT_ENV };
+
+typedef struct azoi_advice {
+    int numbers[8]; /* AADSTS, or one of the above */
     azo_who who;
-    const char *what;
+    const char *what; /* was rejected */
     const char *to_do;
-} azoi_aadsts;
+} azoi_advice;
 
 /* What people do to get these numbers, from the sheet's table and the threads behind it. */
-static const azoi_aadsts *azoi_aadsts_find(int number) {
-    static const char secret[] = "Put the secret's value, not its ID, in AZURE_CLIENT_SECRET, as it is: not percent-"
-                                 "encoded, and with $, !, ` and quotes protected from the shell.";
-    static const char pair[] = "Check that AZURE_CLIENT_ID and AZURE_TENANT_ID belong together.";
-    static const char tenant[] = "Check AZURE_TENANT_ID, and AZURE_AUTHORITY_HOST if it is not the public cloud.";
-    static const char cloud[] = "Set AZURE_AUTHORITY_HOST to the login host of the tenant's cloud.";
-    static const char scope[] = "Check the scope: one resource, ending in /.default, like "
-                                "https://cognitiveservices.azure.com/.default.";
-    static const char policy[] = "Ask the administrator for an exception for this app; trying again does not help.";
-    static const char later[] = "Wait and try again.";
-    static const azoi_aadsts rows[] = {
-        {7000215, AZO_WHO_IDENTITY, "Entra ID rejected the client secret", secret},
-        {7000222, AZO_WHO_IDENTITY, "The client secret has expired", "Make a new one and put it in AZURE_CLIENT_SECRET."},
-        {7000216, AZO_WHO_IDENTITY, "Entra ID missed a credential in the request", secret},
-        {7000218, AZO_WHO_IDENTITY, "Entra ID missed the client secret in the request", secret},
-        {900144, AZO_WHO_IDENTITY, "Entra ID missed a field in the request",
-         "Check that no AZURE_x variable is blank, else report it."},
-        {700016, AZO_WHO_IDENTITY, "Entra ID does not know this client ID in this tenant", pair},
-        {700011, AZO_WHO_IDENTITY, "Entra ID does not know this client ID in this tenant", pair},
-        {7000112, AZO_WHO_IDENTITY, "The app of this client ID is disabled", "Ask the administrator to enable it."},
-        {700025, AZO_WHO_IDENTITY, "The app is registered as a public client, which has no secret",
-         "Use the client ID of a confidential app."},
-        {90002, AZO_WHO_IDENTITY, "Entra ID does not know this tenant", tenant},
-        {900023, AZO_WHO_IDENTITY, "The tenant is neither a GUID nor a domain name", tenant},
-        {9001023, AZO_WHO_IDENTITY, "This tenant is not meant for client secrets", tenant},
-        {90038, AZO_WHO_IDENTITY, "The tenant lives in another national cloud", cloud},
-        {900432, AZO_WHO_IDENTITY, "The tenant lives in another national cloud", cloud},
-        {50049, AZO_WHO_IDENTITY, "Entra ID does not know this authority host", cloud},
-        {70011, AZO_WHO_PROGRAM, "Entra ID does not accept the scope", scope},
-        {28002, AZO_WHO_PROGRAM, "Entra ID does not accept the scope", scope},
-        {700022, AZO_WHO_PROGRAM, "The scope names several resources", scope},
-        {500011, AZO_WHO_PROGRAM, "The resource of the scope is not known in this tenant", scope},
-        {50001, AZO_WHO_PROGRAM, "The resource of the scope is not known in this tenant", scope},
-        {53003, AZO_WHO_IDENTITY, "A Conditional Access policy blocks the sign-in", policy},
-        {530032, AZO_WHO_IDENTITY, "A security policy of the tenant blocks the sign-in", policy},
-        {50034, AZO_WHO_IDENTITY, "The account is not in this directory", pair},
-        {50196, AZO_WHO_WAIT, "Entra ID has seen too many equal requests",
-         "Share one client instead of opening one per call, and wait before the next try."},
-        {90033, AZO_WHO_WAIT, "Entra ID is not available for the moment", later},
-        {90006, AZO_WHO_WAIT, "Entra ID failed for the moment", later},
-        {90012, AZO_WHO_WAIT, "Entra ID took too long", later},
-        {90024, AZO_WHO_WAIT, "Entra ID is over its limit for this tenant", later},
-        {50033, AZO_WHO_WAIT, "Entra ID failed for the moment", later},
-        {90055, AZO_WHO_WAIT, "The tenant sends more requests than Entra ID allows", later},
-    };
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        if (rows[i].number == number) {
-            return &rows[i];
+static const azoi_advice azoi_advices[] = {
+    {{AZOI_SAYS_NO}, AZO_WHO_IDENTITY, "the request", "Its own words are in azo_error.detail."},
+    {{7000215, 7000216, 7000218, 900144}, AZO_WHO_IDENTITY, "the client secret",
+     "Put the secret's value, not its ID, in AZURE_CLIENT_SECRET, as it is: not percent-encoded, and with $, !, ` and "
+     "quotes protected from the shell."},
+    {{7000222}, AZO_WHO_IDENTITY, "the client secret", "It has expired: put a new one in AZURE_CLIENT_SECRET."},
+    {{700016, 700011, 50034, 7000112, 700025}, AZO_WHO_IDENTITY, "the client ID",
+     "Check that AZURE_CLIENT_ID and AZURE_TENANT_ID belong together, and that the app is enabled and confidential."},
+    {{90002, 900023, 9001023, 90038, 900432, 50049}, AZO_WHO_IDENTITY, "the tenant",
+     "Check AZURE_TENANT_ID, and set AZURE_AUTHORITY_HOST to the login host of its cloud if it is not the public one."},
+    {{70011, 28002, 700022, 500011, 50001}, AZO_WHO_PROGRAM, "the scope",
+     "Give one resource that this tenant knows and /.default, like https://cognitiveservices.azure.com/.default."},
+    {{53003, 530032}, AZO_WHO_IDENTITY, "the sign-in by policy",
+     "Ask the administrator for an exception for this app; trying again does not help."},
+    {{50196}, AZO_WHO_WAIT, "one equal request too many", "Wait; share one client instead of opening one per call."},
+    {{AZOI_SAYS_LATER, 90033, 90006, 90012, 90024, 50033, 90055}, AZO_WHO_WAIT, "the request for now",
+     "Wait and try again."},
+    {{AZOI_SAYS_STRANGER}, AZO_WHO_MACHINE, "the request",
+     "It does not answer as it should: check AZURE_AUTHORITY_HOST, proxies (169.254.169.254 must pass by them), and "
+     "whether this is an Azure machine."},
+    {{AZOI_SAYS_NOBODY}, AZO_WHO_IDENTITY, "the machine, which has no such identity, none at all, or several",
+     "Enable one, or name one that it has with AZURE_CLIENT_ID or managed_client_id."},
+    {{AZOI_SAYS_NOT_ENV}, AZO_WHO_IDENTITY, "the identity that AZURE_CLIENT_ID names",
+     "Assign it to this machine, unset the variable, or set managed_client_id to \"\" for the system-assigned one."},
+};
+
+static const azoi_advice *azoi_advice_find(int number) {
+    for (size_t i = 0; i < sizeof azoi_advices / sizeof azoi_advices[0]; i++) {
+        for (size_t k = 0; k < 8; k++) {
+            if (azoi_advices[i].numbers[k] == number) {
+                return &azoi_advices[i];
+            }
         }
     }
-    return NULL;
+    return &azoi_advices[0];
 }
 
-static azo_result azoi_entra_refuse(azo_request *job) {
-    azo_error *e = &job->error;
-    int status = job->head.status;
-    bool is_json = azoi_oauth_error(job);
-    const azoi_aadsts *row = azoi_aadsts_find(e->aadsts);
-    bool passing = azoi_retry_entra(status) || azoi_equal(azo_s(e->service_code), "temporarily_unavailable");
-    if (row != NULL) {
-        (void)azoi_fail(e, AZO_ERR_TOKEN, "%s (AADSTS%d, HTTP %d). %s", row->what, e->aadsts, status, row->to_do);
-        e->who = row->who;
-    } else if (passing) {
-        (void)azoi_fail(e, AZO_ERR_TOKEN, "Entra ID is not able to give a token now (HTTP %d). Wait and try again.",
-                        status);
-        e->who = AZO_WHO_WAIT;
-    } else if (e->aadsts != 0) {
-        (void)azoi_fail(e, AZO_ERR_TOKEN, "Entra ID refused to give a token (AADSTS%d, HTTP %d, %s). Look the number up; "
-                        "its own words are in azo_error.detail.", e->aadsts, status, e->service_code);
-    } else if (is_json && e->service_code[0] != '\0') {
-        (void)azoi_fail(e, AZO_ERR_TOKEN, "Entra ID refused to give a token (%s, HTTP %d). Its own words are in "
-                        "azo_error.detail; check tenant, client ID and secret.", e->service_code, status);
-    } else {
-        (void)azoi_fail(e, AZO_ERR_TOKEN, "What answered at %s is not Entra ID (HTTP %d without an OAuth error). Check "
-                        "AZURE_AUTHORITY_HOST, and proxies in between.", job->spec.origin.host.ptr, status);
-        e->who = AZO_WHO_MACHINE;
-    }
-    return AZO_ERR_TOKEN;
-}
-
-/* 400: the metadata service is there and says no. Its words may change, so only one of them decides anything. */
-static void azoi_imds_refuse_400(azo_request *job, azoi_fetch *fetch) {
+/* The services' words may change, so hardly any of them decide anything. */
+static azo_result azoi_fetch_refuse(azo_request *job) {
+    azoi_slot *slot = (azoi_slot *)job->tag;
     const azoi_identity *id = &job->client->identity;
     azo_error *e = &job->error;
-    bool not_found = azoi_contains_ci(azo_s(e->detail), "identity not found");
-    if (not_found && id->selector == NULL) {
-        fetch->unavailable = true;
-        (void)azoi_fail(e, AZO_ERR_IMDS, "This machine has no system-assigned identity (HTTP 400). Enable one, or name "
-                        "a user-assigned one with AZURE_CLIENT_ID or managed_client_id.");
-    } else if (id->selector != NULL && (not_found || azoi_equal(azo_s(e->service_code), "invalid_request"))) {
-        char name[160];
-        azoi_clean(name, sizeof name, azoi_buf_view(&id->selected));
-        (void)azoi_fail(e, AZO_ERR_IMDS, "This machine has no managed identity with %s %s%s (HTTP 400). %s.", id->selector,
-                        name, id->selected_by_env ? ", which came from AZURE_CLIENT_ID" : "",
-                        id->selected_by_env ? "Assign it, unset the variable, or set managed_client_id to \"\" for the "
-                                              "system-assigned one" : "Assign it to the machine, or correct the name");
-    } else if (azoi_equal(azo_s(e->service_code), "invalid_resource")) {
-        (void)azoi_fail(e, AZO_ERR_IMDS, "The managed identity endpoint does not know the resource of %s (HTTP 400, %s). "
-                        "Check the scope.", fetch->slot->scope.data, e->service_code);
-        e->who = AZO_WHO_PROGRAM;
-    } else {
-        (void)azoi_fail(e, AZO_ERR_IMDS, "The managed identity endpoint refused the request (HTTP 400, %s). If the machine "
-                        "has several identities, name one with AZURE_CLIENT_ID or managed_client_id.", e->service_code);
-    }
-}
-
-static azo_result azoi_imds_refuse(azo_request *job) {
-    azoi_fetch *fetch = (azoi_fetch *)job->data;
-    azo_error *e = &job->error;
     int status = job->head.status;
-    bool is_json = azoi_oauth_error(job);
+    bool entra = slot->member == AZOI_MEMBER_SECRET;
+    bool later = entra ? azoi_retry_entra(status) : azoi_retry_imds(status);
+    char number[24];
+    azoi_oauth_error(job);
+    azo_str code = azo_s(e->service_code);
+    bool nobody = !entra && status == 400 && azoi_equal(code, "invalid_request");
+    int says = nobody && id->selected_by_env                          ? AZOI_SAYS_NOT_ENV
+               : nobody                                               ? AZOI_SAYS_NOBODY
+               : status == 502 || status == 504                       ? AZOI_SAYS_STRANGER
+               : later || azoi_equal(code, "temporarily_unavailable") ? AZOI_SAYS_LATER
+               : e->aadsts != 0                                       ? e->aadsts
+               : code.len == 0                                        ? AZOI_SAYS_STRANGER
+                                                                      : AZOI_SAYS_NO;
+    /* Docker Desktop's 403 says why in the reason phrase, in the language of the host; other clouds' metadata services
+     * say 401: only the shape tells that this is not Azure's. */
+    bool not_found = nobody && id->selector == NULL && azoi_contains_ci(azo_s(e->detail), "identity not found");
+    slot->unavailable = not_found || (!entra && !later && says == AZOI_SAYS_STRANGER);
     job->final = false; /* it answers, so the schedule of its retries applies from the first contact on */
-    if (status == 400) {
-        azoi_imds_refuse_400(job, fetch);
-    } else if ((status == 401 || status == 403) && !is_json) {
-        /* Docker Desktop's 403 says so in the reason phrase, in the language of the host; other clouds' metadata
-         * services say 401. Only the shape tells. */
-        fetch->unavailable = true;
-        (void)azoi_fail(e, AZO_ERR_IMDS, "What answers at %s is not a managed identity endpoint (HTTP %d). Run on an Azure "
-                        "machine, or use another credential.", job->spec.origin.host.ptr, status);
-    } else if (azoi_retry_imds(status)) {
-        bool gateway = status == 502 || status == 504;
-        (void)azoi_fail(e, AZO_ERR_IMDS, "The managed identity endpoint is not able to give a token now (HTTP %d, %d "
-                        "attempts). %s", status, job->attempts, gateway
-                        ? "A proxy may stand in the way: let 169.254.169.254 pass by it." : "Wait and try again.");
-        e->who = gateway ? AZO_WHO_MACHINE : AZO_WHO_WAIT;
-    } else {
-        (void)azoi_fail(e, AZO_ERR_IMDS, "The managed identity endpoint refused to give a token (HTTP %d, %s). Its own "
-                        "words are in azo_error.detail.", status, e->service_code);
-    }
-    return AZO_ERR_IMDS;
+    const azoi_advice *advice = azoi_advice_find(says);
+    (void)snprintf(number, sizeof number, "AADSTS%d", e->aadsts);
+    (void)azoi_fail(e, entra ? AZO_ERR_TOKEN : AZO_ERR_IMDS, "%s rejected %s (%s, HTTP %d). %s",
+                    entra ? "Entra ID" : "The metadata service", advice->what,
+                    e->aadsts != 0 ? number : code.len > 0 ? code.ptr : "no OAuth error", status, advice->to_do);
+    e->who = advice->who;
+    return e->code;
 }
 
-static azo_result azoi_fetch_refuse(azo_request *job) {
-    const azoi_fetch *fetch = (const azoi_fetch *)job->data;
-    return fetch->member == AZOI_MEMBER_SECRET ? azoi_entra_refuse(job) : azoi_imds_refuse(job);
-}
+/* ---- fetching: tokens ---- */
 
 /* expires_in, else what expires_on says. With both, and the server's own clock to compare with, the smaller: a
  * cached token's expires_in may count from its issue. -1: neither. */
@@ -8622,12 +8319,8 @@ static int64_t azoi_fetch_lifetime(azo_request *job, const azoi_json *json) {
     int64_t in = -1;
     int64_t on = -1;
     int64_t date = azoi_http_date(azoi_header(job->head.headers, "date"));
-    if (!azoi_json_int(json, azoi_json_get(json, 0, "expires_in"), &in) || in < 0) {
-        in = -1;
-    }
-    if (!azoi_json_int(json, azoi_json_get(json, 0, "expires_on"), &on) || on < 0) {
-        on = -1;
-    }
+    (void)azoi_json_int(json, azoi_json_get(json, 0, "expires_in"), &in);
+    (void)azoi_json_int(json, azoi_json_get(json, 0, "expires_on"), &on);
     if (date <= 0 && in < 0) {
         date = azoi_net_unix(&job->client->net);
     }
@@ -8635,364 +8328,238 @@ static int64_t azoi_fetch_lifetime(azo_request *job, const azoi_json *json) {
         int64_t left = on > date ? on - date : 0;
         in = in < 0 || left < in ? left : in;
     }
-    return in < INT32_MAX ? in : INT32_MAX;
-}
-
-static azo_result azoi_fetch_bad(azo_request *job, const char *what) {
-    const azoi_fetch *fetch = (const azoi_fetch *)job->data;
-    bool entra = fetch->member == AZOI_MEMBER_SECRET;
-    azo_result code = entra ? AZO_ERR_TOKEN : AZO_ERR_IMDS;
-    (void)azoi_fail(&job->error, code, "%s answered with %s (HTTP %d, %zu bytes). %s", job->spec.origin.host.ptr, what,
-                    job->head.status, job->body.len, entra
-                    ? "Check AZURE_AUTHORITY_HOST, and for login pages and proxies in between."
-                    : "Check that this is an Azure machine, and that no proxy stands in between.");
-    job->error.who = AZO_WHO_MACHINE;
-    return code;
+    return in;
 }
 
 static azo_result azoi_fetch_end(azo_request *job) {
     azo_client *c = job->client;
-    azoi_fetch *fetch = (azoi_fetch *)job->data;
+    azoi_slot *slot = (azoi_slot *)job->tag;
+    bool entra = slot->member == AZOI_MEMBER_SECRET;
+    int64_t lifetime_s = -1;
+    int64_t refresh_in_s = 0;
+    int type = -1;
     azoi_json json;
-    if (job->head.status != 200) {
-        return azoi_fetch_bad(job, "a success that is none");
-    }
+    azoi_buf token;
     azo_result r = azoi_json_parse(&c->tokens, azoi_buf_view(&job->body), &json, NULL);
+    bool is_object = r == AZO_OK && job->head.status == 200 && azoi_json_kind_of(&json, 0) == AZOI_JSON_OBJECT;
     if (r == AZO_ERR_MEMORY) {
         return azoi_memory(&job->error);
     }
-    if (r != AZO_OK || azoi_json_kind_of(&json, 0) != AZOI_JSON_OBJECT) {
-        fetch->unavailable = fetch->member == AZOI_MEMBER_IMDS; /* a captive portal, another cloud's service */
-        return azoi_fetch_bad(job, "something else than a JSON object");
+    azoi_buf_init(&token, &c->allocator, AZO_MAX_TOKEN_BYTES, true);
+    if (is_object) {
+        type = azoi_json_get(&json, 0, "token_type");
+        lifetime_s = azoi_fetch_lifetime(job, &json);
+        (void)azoi_json_text(&json, azoi_json_get(&json, 0, "access_token"), &token);
+        (void)azoi_json_int(&json, azoi_json_get(&json, 0, "refresh_in"), &refresh_in_s);
     }
-    int type = azoi_json_get(&json, 0, "token_type");
-    if (type >= 0 && !azoi_equal_ci(azoi_json_inner(&json, type), "Bearer")) {
-        return azoi_fetch_bad(job, "a token that is not a bearer token");
+    const char *wrong = !is_object                           ? "something else than a JSON object"
+                        : type >= 0 && !azoi_equal_ci(azoi_json_inner(&json, type), "Bearer")
+                                                             ? "a token that is not a bearer token"
+                        : token.len == 0                     ? "JSON without an access_token"
+                        : !azoi_token_ok(azoi_buf_view(&token)) ? "a token that cannot stand in a header"
+                        : lifetime_s < 0                     ? "a token without expires_in or expires_on" : NULL;
+    r = azoi_buf_failed(&token, &job->error, "The token (AZO_MAX_TOKEN_BYTES)");
+    if (r == AZO_OK && wrong == NULL) {
+        c->identity.winner = slot->member;
+        r = azoi_slot_accept(slot, azoi_buf_view(&token), lifetime_s, refresh_in_s, &job->error);
+    } else if (r == AZO_OK) {
+        slot->unavailable = !is_object && !entra; /* a captive portal, another cloud's service */
+        r = azoi_fail(&job->error, entra ? AZO_ERR_TOKEN : AZO_ERR_IMDS, "%s answered with %s (HTTP %d, %zu bytes). "
+                      "Check %s, login pages and proxies in between.", job->spec.origin.host.ptr, wrong,
+                      job->head.status, job->body.len, entra ? "AZURE_AUTHORITY_HOST" : "whether this is Azure");
+        job->error.who = AZO_WHO_MACHINE;
     }
-    if (!azoi_json_text(&json, azoi_json_get(&json, 0, "access_token"), &fetch->token)) {
-        return azoi_fetch_bad(job, "JSON without an access_token");
-    }
-    r = azoi_buf_failed(&fetch->token, &job->error, "The token (AZO_MAX_TOKEN_BYTES)");
-    if (r != AZO_OK) {
-        return r;
-    }
-    if (!azoi_token_ok(azoi_buf_view(&fetch->token))) {
-        return azoi_fetch_bad(job, "a token that cannot stand in a header");
-    }
-    fetch->lifetime_s = azoi_fetch_lifetime(job, &json);
-    if (fetch->lifetime_s < 0) {
-        return azoi_fetch_bad(job, "a token without expires_in or expires_on");
-    }
-    (void)azoi_json_int(&json, azoi_json_get(&json, 0, "refresh_in"), &fetch->refresh_in_s);
-    return AZO_OK;
+    azoi_buf_free(&token);
+    return r;
 }
 
-/* ---- fetching: failures without an answer ---- */
-
-/* The first sentence of a message. */
-static void azoi_first_sentence(char *out, size_t cap, const char *message) {
-    const char *end = strstr(message, ". ");
-    azoi_clean(out, cap, azoi_view(message, end != NULL ? (size_t)(end - message) : strlen(message)));
-}
-
-/* Explains in slot->error why a request had no answer, or none that could be read. */
-static void azoi_fetch_unanswered(azoi_slot *slot, const azo_request *job, azoi_fetch *fetch) {
-    const azo_error *from = &job->error;
-    bool entra = fetch->member == AZOI_MEMBER_SECRET;
-    azo_result code = from->code;
-    char message[400];
-    (void)snprintf(message, sizeof message, "%.399s", from->message);
-    switch (code) {
-    case AZO_ERR_TIMEOUT:
-        if (from->stage >= AZO_STAGE_SEND) {
-            (void)snprintf(message, sizeof message, "%.200s took the request and did not answer in time (%d attempts). "
-                           "Try again; if it stays so, look at proxies and firewalls in between.",
-                           job->spec.origin.host.ptr, job->attempts);
-        }
-        /* falls through */
-    case AZO_ERR_RESOLVE:
-    case AZO_ERR_CONNECT:
-    case AZO_ERR_CLOSED:
-    case AZO_ERR_HTTP:
-    case AZO_ERR_REDIRECT:
-        fetch->unavailable = !entra;
-        code = entra ? AZO_ERR_TOKEN : AZO_ERR_IMDS;
-        break;
-    default: /* TLS, proxy, limit, memory: these have a remedy of their own */
-        break;
-    }
-    azoi_error_wrap(&slot->error, from, code, entra ? "No token from Entra ID: " : "No managed identity: ", message);
-}
+/* ---- fetching: the end ---- */
 
 /* One line of what a member of the chain said. */
-static void azoi_slot_line(azoi_slot *slot, int member, bool unavailable, const char *text) {
+static void azoi_slot_line(azoi_slot *slot, const char *text) {
     size_t used = strlen(slot->lines);
-    char short_text[200];
-    azoi_clean(short_text, sizeof short_text, azo_s(text));
+    char part[200];
+    azoi_clean(part, sizeof part, azo_s(text));
     (void)snprintf(slot->lines + used, sizeof slot->lines - used, "%s%s: %s (%s)", used > 0 ? "\n" : "",
-                   azoi_member_name(member), unavailable ? "unavailable" : "failed", short_text);
+                   azoi_member_name(slot->member), slot->unavailable ? "unavailable" : "failed", part);
 }
 
-static void azoi_fetch_line(azoi_slot *slot, const azo_request *job, const azoi_fetch *fetch) {
-    char text[200];
-    char message[160];
-    azoi_first_sentence(message, sizeof message, slot->error.message);
-    if (job->head.status != 0 && slot->error.detail[0] != '\0') {
-        (void)snprintf(text, sizeof text, "HTTP %d %.40s: %.120s", job->head.status, slot->error.service_code,
-                       slot->error.detail);
-    } else {
-        (void)snprintf(text, sizeof text, "%s", message);
+/* A request that had no answer, or none that could be read: the machine's words become the member's. Failures with a
+ * remedy of their own (TLS, proxy, memory) stay what they are. */
+static void azoi_fetch_unanswered(azoi_slot *slot, const azo_error *from) {
+    bool entra = slot->member == AZOI_MEMBER_SECRET;
+    bool slow = from->code == AZO_ERR_TIMEOUT;
+    if (slow || from->code == AZO_ERR_RESOLVE || from->code == AZO_ERR_CONNECT || from->code == AZO_ERR_CLOSED ||
+        from->code == AZO_ERR_HTTP || from->code == AZO_ERR_REDIRECT) {
+        slot->unavailable = !entra;
+        slot->error.code = AZO_OK;
+        (void)azoi_fail(&slot->error, entra ? AZO_ERR_TOKEN : AZO_ERR_IMDS, "No %s: %s", entra ? "token from Entra ID"
+                        : "managed identity", slow && from->stage >= AZO_STAGE_SEND
+                        ? "it did not answer in time. Look at proxies and firewalls in between." : from->message);
+        slot->error.who = from->who;
     }
-    azoi_slot_line(slot, fetch->member, fetch->unavailable, text);
+}
+
+/* After a failure the next member is asked in the slot's turn. Once a member has given a token it stays the only one,
+ * since an identity must not change in mid-process. */
+static void azoi_fetch_finish(azo_request *job) {
+    azoi_slot *slot = (azoi_slot *)job->tag;
+    azo_client *c = job->client;
+    const azoi_identity *id = &c->identity;
+    azo_error *e = &slot->error;
+    bool is_chain = id->members[AZOI_MEMBER_SECRET] && id->members[AZOI_MEMBER_IMDS];
+    /* Nobody stepped the client for so long that the fetch's time is up. That says nothing about the other side. */
+    bool parked = job->result == AZO_ERR_TIMEOUT && c->pump.now - job->total_by > 1000;
+    slot->fetch = NULL;
+    if (job->result == AZO_OK || job->result == AZO_ERR_CANCELLED || (parked && slot->first_waiting == NULL)) {
+        slot->fetching = false;
+        return;
+    }
+    if (!parked) {
+        char said[200];
+        *e = job->error;
+        azoi_fetch_unanswered(slot, &job->error);
+        (void)snprintf(said, sizeof said, "HTTP %d %.40s: %.120s", e->http_status, e->service_code, e->detail);
+        azoi_slot_line(slot, e->detail[0] != '\0' ? said : e->message);
+        if (!slot->unavailable || !is_chain || id->winner >= 0) {
+            if (strchr(slot->lines, '\n') != NULL) {
+                memcpy(e->detail, slot->lines, sizeof e->detail);
+            }
+            (void)azoi_slot_fail(slot);
+            return;
+        }
+    }
+    slot->member = parked ? 0 : slot->member + 1;
+    azoi_pump_queue(&c->pump, &slot->node);
 }
 
 /* ---- fetching: the request ---- */
 
 /* By the cloud of the scope, so that a program for another cloud needs no second setting. */
 static azo_str azoi_authority(const azoi_slot *slot) {
+    azo_str given = azoi_buf_view(&slot->client->identity.authority);
+    azo_str scope = azoi_buf_view(&slot->scope);
+    return given.len > 0                           ? given
+           : azoi_contains_ci(scope, ".azure.us/") ? azo_s("https://login.microsoftonline.us")
+           : azoi_contains_ci(scope, ".azure.cn/") ? azo_s("https://login.chinacloudapi.cn")
+                                                   : azo_s("https://login.microsoftonline.com");
+}
+
+static void azoi_form_add(azoi_buf *b, const char *name, azo_str value) {
+    if (value.len > 0) {
+        azoi_buf_puts(b, name);
+        azoi_percent(b, value, "");
+    }
+}
+
+static void azoi_fetch_write(const azoi_slot *slot, bool entra, azoi_buf *target, azoi_buf *body) {
     const azoi_identity *id = &slot->client->identity;
     azo_str scope = azoi_buf_view(&slot->scope);
-    if (id->authority.len > 0) {
-        return azoi_buf_view(&id->authority);
+    if (entra) {
+        azoi_form_add(target, "/", azoi_buf_view(&id->tenant_id));
+        azoi_buf_puts(target, "/oauth2/v2.0/token");
+        azoi_form_add(body, "grant_type=client_credentials&client_id=", azoi_buf_view(&id->client_id));
+        azoi_form_add(body, "&client_secret=", azoi_buf_view(&id->secret));
+        azoi_form_add(body, "&scope=", scope);
+        azoi_form_add(body, "&claims=", azoi_buf_view(&slot->claims));
+        return;
     }
-    if (azoi_starts_ci(scope, "https://")) {
-        scope = azoi_skip(scope, 8);
-    }
-    scope.len = azoi_find(scope, '/');
-    if (azoi_ends_ci(scope, ".azure.us")) {
-        return azo_s("https://login.microsoftonline.us");
-    }
-    if (azoi_ends_ci(scope, ".azure.cn")) {
-        return azo_s("https://login.chinacloudapi.cn");
-    }
-    return azo_s("https://login.microsoftonline.com");
-}
-
-static void azoi_entra_write(const azoi_slot *slot, const azoi_url *url, azoi_buf *target, azoi_buf *body) {
-    const azoi_identity *id = &slot->client->identity;
-    azoi_buf_str(target, url->path);
-    azoi_buf_char(target, '/');
-    azoi_buf_str(target, azoi_buf_view(&id->tenant_id));
-    azoi_buf_puts(target, "/oauth2/v2.0/token");
-    azoi_buf_puts(body, "grant_type=client_credentials&client_id=");
-    azoi_percent(body, azoi_buf_view(&id->client_id), "");
-    azoi_buf_puts(body, "&client_secret=");
-    azoi_percent(body, azoi_buf_view(&id->client_secret), "");
-    azoi_buf_puts(body, "&scope=");
-    azoi_percent(body, azoi_buf_view(&slot->scope), "");
-    if (slot->claims.len > 0) {
-        azoi_buf_puts(body, "&claims=");
-        azoi_percent(body, azoi_buf_view(&slot->claims), "");
-    }
-}
-
-static void azoi_imds_write(const azoi_slot *slot, const azoi_url *url, azoi_buf *target) {
-    const azoi_identity *id = &slot->client->identity;
-    azo_str resource = azoi_buf_view(&slot->scope);
-    if (azoi_ends(resource, "/.default")) {
-        resource.len -= strlen("/.default");
-    }
-    azoi_buf_str(target, url->path);
-    azoi_buf_puts(target, "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=");
-    azoi_percent(target, resource, "");
+    scope.len -= azoi_ends(scope, "/.default") ? sizeof "/.default" - 1 : 0u;
+    azoi_form_add(target, "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=", scope);
     if (id->selector != NULL) {
         azoi_buf_char(target, '&');
         azoi_buf_puts(target, id->selector);
-        azoi_buf_char(target, '=');
-        azoi_percent(target, azoi_buf_view(&id->selected), "");
+        azoi_form_add(target, "=", azoi_buf_view(&id->selected));
     }
 }
 
 /* Expiry counts from here: an answer may lie in the socket for minutes while nobody steps. */
 static void azoi_fetch_sign(azo_request *job, azoi_buf *head) {
-    azoi_fetch *fetch = (azoi_fetch *)job->data;
     (void)head;
-    fetch->slot->fetch_sent_at = job->client->pump.now;
+    ((azoi_slot *)job->tag)->fetch_sent_at = job->client->pump.now;
 }
 
-static void azoi_fetch_drop(azo_request *job) {
-    azoi_fetch *fetch = (azoi_fetch *)job->data;
-    azoi_buf_free(&fetch->token);
-    if (fetch->slot->fetch == job) {
-        fetch->slot->fetch = NULL;
-    }
-}
-
-/* How the two kinds of request differ. `probe`: nothing has ever answered at that address, and the chain may have
- * been tried off Azure, where the address swallows packets. */
-static void azoi_fetch_limits(const azo_client *c, azoi_job_spec *spec, bool entra, bool probe) {
-    spec->policy = entra ? &azoi_policy_entra : probe ? &azoi_policy_imds_probe : &azoi_policy_imds;
-    spec->connect_ms = entra ? 10000 : probe ? 1000 : 2000;
-    if (entra && c->connect_ms > 0 && c->connect_ms < spec->connect_ms) {
-        spec->connect_ms = c->connect_ms;
-    }
-    spec->first_byte_ms = entra ? 15000 : probe ? 5000 : 20000;
-    spec->idle_ms = 5000;
-    spec->total_ms = entra ? AZOI_ENTRA_MS : AZOI_IMDS_MS;
-    spec->max_retries = entra ? 2 : 4;
-    spec->max_body = AZO_MAX_TOKEN_BYTES + 16384u;
-    spec->secret_body = true;
-}
-
-/* The member could not give a token, slot->error says why: ask the next one in the slot's turn, or end here. Once a
- * member has given a token it stays the only one, since an identity must not change in mid-process. */
-static void azoi_fetch_failed(azoi_slot *slot, const azo_request *job, const azoi_fetch *fetch) {
-    const azoi_identity *id = &slot->client->identity;
-    bool is_chain = id->members[AZOI_MEMBER_SECRET] && id->members[AZOI_MEMBER_IMDS];
-    azoi_fetch_line(slot, job, fetch);
-    if (fetch->unavailable && is_chain && id->winner < 0) {
-        slot->member++;
-        slot->walking = true;
-        azoi_pump_queue(&slot->client->pump, &slot->node);
-        return;
-    }
-    if (strchr(slot->lines, '\n') != NULL) {
-        memcpy(slot->error.detail, slot->lines, sizeof slot->error.detail);
-    }
-    (void)azoi_slot_fail(slot);
-}
-
-/* Nobody stepped the client for so long that the fetch's time is up. That says nothing about the other side. */
-static void azoi_fetch_parked(azoi_slot *slot) {
-    if (slot->first_waiting != NULL) {
-        slot->member = slot->client->identity.winner > 0 ? slot->client->identity.winner : 0;
-        slot->lines[0] = '\0';
-        slot->walking = true;
-        azoi_pump_queue(&slot->client->pump, &slot->node);
-    } else if (slot->state == AZOI_SLOT_FETCHING) {
-        slot->state = AZOI_SLOT_EMPTY;
-    }
-}
-
-static void azoi_fetch_finish(azo_request *job) {
-    azoi_fetch *fetch = (azoi_fetch *)job->data;
-    azoi_slot *slot = fetch->slot;
-    azo_client *c = job->client;
-    slot->fetch = NULL;
-    if (job->result == AZO_OK) {
-        c->identity.winner = fetch->member;
-        azoi_slot_accept(slot, &fetch->token, fetch->lifetime_s, fetch->refresh_in_s);
-        return;
-    }
-    slot->error = job->error;
-    if (job->result == AZO_ERR_CANCELLED) {
-        (void)azoi_slot_fail(slot);
-        return;
-    }
-    if (job->result == AZO_ERR_TIMEOUT && c->pump.now - job->total_by > 1000) {
-        azoi_fetch_parked(slot);
-        return;
-    }
-    if (job->result != AZO_ERR_TOKEN && job->result != AZO_ERR_IMDS) {
-        azoi_fetch_unanswered(slot, job, fetch);
-    }
-    azoi_fetch_failed(slot, job, fetch);
-}
-
-static void azoi_fetch_restart(azo_request *job) {
-    azoi_fetch *fetch = (azoi_fetch *)job->data;
-    fetch->unavailable = false;
-    azoi_buf_clear(&fetch->token);
-}
-
+static const azoi_policy azoi_policy_entra = {800, 8000, 0, true, azoi_retry_entra};
+static const azoi_policy azoi_policy_imds = {1000, 8000, 20000, true, azoi_retry_imds};
 static const azoi_job_ops azoi_fetch_ops = {
-    AZOI_KIND_FETCH, NULL,           azoi_fetch_sign,   NULL,              azoi_fetch_restart, NULL,
-    azoi_fetch_end,  azoi_fetch_refuse, azoi_fetch_finish, azoi_fetch_drop};
+    AZOI_KIND_FETCH, NULL, azoi_fetch_sign, NULL, NULL, NULL, azoi_fetch_end, azoi_fetch_refuse, azoi_fetch_finish,
+    NULL};
 
 static azo_result azoi_fetch_begin(azoi_slot *slot) {
     azo_client *c = slot->client;
+    const azoi_identity *id = &c->identity;
     bool entra = slot->member == AZOI_MEMBER_SECRET;
-    bool probe = !entra && c->identity.members[AZOI_MEMBER_SECRET] && c->identity.winner != AZOI_MEMBER_IMDS;
+    /* Nothing has ever answered there, and the chain may have been tried off Azure, where the address swallows
+     * packets: one quick try, and no second one until it answers. */
+    bool probe = !entra && id->members[AZOI_MEMBER_SECRET] && id->winner != AZOI_MEMBER_IMDS;
     azoi_url url;
     azoi_job_spec spec;
     azoi_buf target;
     azoi_buf body;
     memset(&spec, 0, sizeof spec);
-    azoi_buf_init(&target, &c->allocator, 4 * AZOI_MAX_SETTING, false);
+    azoi_error_clear(&slot->error);
+    slot->unavailable = false;
+    azoi_buf_init(&target, &c->allocator, SIZE_MAX / 2, false);
     azoi_buf_init(&body, &c->allocator, SIZE_MAX / 2, true);
-    azo_result r = azoi_url_split(entra ? azoi_authority(slot) : azoi_buf_view(&c->identity.imds), &url, &slot->error);
-    if (r == AZO_OK && entra) {
-        azoi_entra_write(slot, &url, &target, &body);
-    } else if (r == AZO_OK) {
-        azoi_imds_write(slot, &url, &target);
-    }
-    r = r == AZO_OK ? azoi_buf_failed(&target, &slot->error, "The target of the token request") : r;
-    r = r == AZO_OK ? azoi_buf_failed(&body, &slot->error, "The body of the token request") : r;
+    (void)azoi_url_split(entra ? azoi_authority(slot) : azoi_buf_view(&id->imds), &url, NULL); /* checked at open */
+    azoi_buf_str(&target, url.path);
+    azoi_fetch_write(slot, entra, &target, &body);
+    spec.ops = &azoi_fetch_ops;
+    spec.policy = entra ? &azoi_policy_entra : &azoi_policy_imds;
+    spec.origin.host = url.host;
+    spec.origin.port = url.port;
+    spec.origin.secure = url.secure;
+    spec.origin.direct = !entra;
+    spec.method = azo_s(entra ? "POST" : "GET");
+    spec.target = azoi_buf_view(&target);
+    spec.headers = azo_s(entra ? "Accept: application/json\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+                               : "Accept: application/json\r\nMetadata: true\r\n");
+    spec.log_headers = spec.headers;
+    spec.body = azoi_buf_view(&body);
+    spec.has_body = entra;
+    spec.connect_ms = entra ? c->connect_ms : probe ? 1000 : 2000;
+    spec.first_byte_ms = entra ? 15000 : probe ? 5000 : 20000;
+    spec.idle_ms = 5000;
+    spec.total_ms = entra ? 30000 : 100000; /* updates of the metadata service take up to 70 s */
+    spec.max_retries = entra ? 2 : 4;
+    spec.max_body = AZO_MAX_TOKEN_BYTES + 16384u;
+    spec.secret_body = true;
+    spec.tag = slot;
+    bool written = target.failed == AZO_OK && body.failed == AZO_OK;
+    azo_result r = written ? azoi_job_new(c, &spec, &slot->fetch, &slot->error) : azoi_memory(&slot->error);
     if (r == AZO_OK) {
-        azoi_fetch_limits(c, &spec, entra, probe);
-        spec.ops = &azoi_fetch_ops;
-        spec.origin.host = url.host;
-        spec.origin.port = url.port;
-        spec.origin.secure = url.secure;
-        spec.origin.direct = !entra;
-        spec.method = azo_s(entra ? "POST" : "GET");
-        spec.target = azoi_buf_view(&target);
-        spec.headers = azo_s(entra ? "Accept: application/json\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-                                   : "Accept: application/json\r\nMetadata: true\r\n");
-        spec.log_headers = spec.headers;
-        spec.body = azoi_buf_view(&body);
-        spec.has_body = entra;
-        spec.data_size = sizeof(azoi_fetch);
-        r = azoi_job_new(c, &spec, &slot->fetch, &slot->error);
+        slot->fetch->final = probe;
     }
     azoi_buf_free(&target);
     azoi_buf_free(&body);
-    if (r == AZO_OK) {
-        azoi_fetch *fetch = (azoi_fetch *)slot->fetch->data;
-        fetch->slot = slot;
-        fetch->member = slot->member;
-        azoi_buf_init(&fetch->token, &c->allocator, AZO_MAX_TOKEN_BYTES, true);
-        slot->fetch->final = probe; /* no second try of what may not be there, until it answers */
-        slot->asked = true;
-    }
     return r;
-}
-
-/* ---- the chain ---- */
-
-/* No member is left. */
-static azo_result azoi_chain_nothing(azoi_slot *slot) {
-    const azoi_identity *id = &slot->client->identity;
-    azo_error *e = &slot->error;
-    azoi_error_clear(e);
-    if (id->foreign.len > 0 && id->members[AZOI_MEMBER_IMDS]) {
-        (void)azoi_fail(e, AZO_ERR_NO_CREDENTIAL, "%s points to a source of tokens that this library does not speak%s. Get "
-                        "the token in azo_client_desc.token_provider, or unset the variable.", id->foreign.data,
-                        id->members[AZOI_MEMBER_SECRET] ? ", and no client secret is set" : "");
-    } else if (!id->members[AZOI_MEMBER_IMDS]) {
-        (void)azoi_fail(e, AZO_ERR_NO_CREDENTIAL, "There is no client secret to sign in with (%s). Set what is missing, or "
-                        "allow managed identity too.", id->missing.data);
-    } else {
-        (void)azoi_fail(e, AZO_ERR_NO_CREDENTIAL, "No credential works here: no client secret is set, and no managed "
-                        "identity is there. Set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or give this "
-                        "machine a managed identity; azo_error.detail says what each one answered.");
-    }
-    memcpy(e->detail, slot->lines, sizeof e->detail);
-    return azoi_slot_fail(slot);
 }
 
 /* Asks the first member that can be asked, from slot->member on. PENDING: it runs. */
 static azo_result azoi_slot_walk(azoi_slot *slot) {
     const azoi_identity *id = &slot->client->identity;
-    slot->walking = false;
-    for (; slot->member < AZOI_MEMBER_COUNT; slot->member++) {
-        if (!id->members[slot->member]) {
-            continue;
-        }
-        if (slot->member == AZOI_MEMBER_SECRET && id->missing.len > 0) {
-            azoi_slot_line(slot, slot->member, true, id->missing.data);
-            continue;
-        }
-        if (slot->member == AZOI_MEMBER_IMDS && id->foreign.len > 0) {
-            char text[160];
-            (void)snprintf(text, sizeof text, "%s set: not supported, use token_provider", id->foreign.data);
-            azoi_slot_line(slot, slot->member, true, text);
-            continue;
-        }
-        azoi_error_clear(&slot->error);
-        return azoi_fetch_begin(slot) == AZO_OK ? AZO_PENDING : azoi_slot_fail(slot);
+    if (slot->member == 0) {
+        slot->lines[0] = '\0';
     }
-    return azoi_chain_nothing(slot);
+    for (; slot->member < AZOI_MEMBER_COUNT; slot->member++) {
+        const char *lacks = id->lacks[slot->member];
+        if (!id->members[slot->member] || (id->winner >= 0 && id->winner != slot->member)) {
+            continue;
+        }
+        if (lacks[0] == '\0') {
+            return azoi_fetch_begin(slot) == AZO_OK ? AZO_PENDING : azoi_slot_fail(slot);
+        }
+        slot->unavailable = true;
+        azoi_slot_line(slot, lacks);
+    }
+    bool foreign = id->members[AZOI_MEMBER_IMDS] && id->lacks[AZOI_MEMBER_IMDS][0] != '\0';
+    azoi_error_clear(&slot->error);
+    (void)azoi_fail(&slot->error, AZO_ERR_NO_CREDENTIAL, "No credential works here (%s). %s",
+                    id->lacks[foreign ? AZOI_MEMBER_IMDS : AZOI_MEMBER_SECRET],
+                    foreign ? "Get the token in azo_client_desc.token_provider, or unset that variable."
+                            : "Set these, or give this machine an identity; azo_error.detail has what each said.");
+    memcpy(slot->error.detail, slot->lines, sizeof slot->error.detail);
+    return azoi_slot_fail(slot);
 }
 
 /* ---- the token provider ---- */
@@ -9000,7 +8567,7 @@ static azo_result azoi_slot_walk(azoi_slot *slot) {
 static void azoi_provider_happened(azoi_source *source, unsigned events) {
     azoi_slot *slot = AZOI_OF(source, azoi_slot, source);
     (void)events;
-    if (slot->provider_asked && slot->provider_fd != -1) {
+    if (slot->provider_fd != -1) {
         azoi_pump_queue(&slot->client->pump, &slot->node);
     }
 }
@@ -9008,35 +8575,27 @@ static void azoi_provider_happened(azoi_source *source, unsigned events) {
 static size_t azoi_provider_describe(azoi_source *source, azo_watch *out, size_t cap, int32_t *timeout_ms) {
     const azoi_slot *slot = AZOI_OF(source, azoi_slot, source);
     (void)timeout_ms;
-    if (!slot->provider_asked || slot->provider_fd == -1) {
-        return 0;
+    if (slot->provider_fd == -1 || cap == 0) {
+        return slot->provider_fd == -1 ? 0 : 1;
     }
-    if (cap > 0) {
-        out[0].fd = slot->provider_fd;
-        out[0].id = source->id;
-        out[0].events = slot->provider_events;
-    }
+    out[0].fd = slot->provider_fd;
+    out[0].id = source->id;
+    out[0].events = slot->provider_events;
     return 1;
 }
 
-/* Before the provider is called, since it may close its descriptor in there. */
-static void azoi_provider_quiet(azoi_slot *slot) {
-    azo_client *c = slot->client;
-    slot->provider_asked = false;
-    slot->provider_fd = -1;
-    slot->provider_events = 0;
-    azoi_source_hush(&c->pump, &slot->source);
-    azoi_timer_set(&c->pump, &slot->timer, AZOI_NEVER);
-}
-
+/* What it waited for is let go before it is called, since it may close its descriptor in there. */
 static azo_result azoi_provider_call(azoi_slot *slot, azo_token_answer *answer, bool abandon) {
     azo_client *c = slot->client;
-    azo_token_ask ask;
+    const char *claims = slot->claims.len > 0 ? slot->claims.data : NULL;
+    azo_token_ask ask = {slot->scope.data, claims, &slot->provider_state, abandon};
     bool outer = c->in_callback;
-    ask.scope = slot->scope.data;
-    ask.claims = slot->claims.len > 0 ? slot->claims.data : NULL;
-    ask.state = &slot->provider_state;
-    ask.abandon = abandon;
+    slot->provider_fd = -1;
+    azoi_source_hush(&c->pump, &slot->source);
+    azoi_timer_set(&c->pump, &slot->timer, AZOI_NEVER);
+    memset(answer, 0, sizeof *answer);
+    answer->token = slot->room.data;
+    answer->token_cap = abandon ? 0 : AZO_MAX_TOKEN_BYTES;
     answer->wait_fd = -1;
     answer->wait_ms = -1;
     c->in_callback = true; /* refuses what must not be called from a hook */
@@ -9045,150 +8604,98 @@ static azo_result azoi_provider_call(azoi_slot *slot, azo_token_answer *answer, 
     return r;
 }
 
-static void azoi_provider_abandon(azoi_slot *slot) {
+/* The ask is over, with its answer or without. */
+static void azoi_provider_done(azoi_slot *slot, bool abandon) {
     azo_token_answer answer;
-    memset(&answer, 0, sizeof answer);
-    azoi_provider_quiet(slot);
-    (void)azoi_provider_call(slot, &answer, true);
-    slot->provider_state = NULL;
-    if (slot->state == AZOI_SLOT_FETCHING) {
-        slot->state = AZOI_SLOT_EMPTY;
+    if (abandon) {
+        (void)azoi_provider_call(slot, &answer, true);
     }
+    slot->fetching = false;
+    slot->provider_state = NULL;
+    azoi_buf_free(&slot->room);
 }
 
 static azo_result azoi_provider_wait(azoi_slot *slot, const azo_token_answer *answer) {
-    azo_client *c = slot->client;
-    bool has_fd = answer->wait_fd != -1 && answer->wait_events != 0;
-    if (!has_fd && answer->wait_ms < 0) {
-        azoi_provider_abandon(slot);
-        return azoi_fail(&slot->error, AZO_ERR_PROVIDER, "The token provider returned AZO_PENDING (1) without anything to "
-                         "wait for. Make it set wait_fd and wait_events, or wait_ms.");
+    azoi_pump *p = &slot->client->pump;
+    slot->provider_fd = answer->wait_events != 0 ? answer->wait_fd : -1;
+    slot->provider_events = answer->wait_events & (unsigned)(AZO_POLL_IN | AZO_POLL_OUT);
+    azoi_timer_set(p, &slot->timer, answer->wait_ms < 0 ? AZOI_NEVER : azoi_deadline(p->now, answer->wait_ms));
+    if (slot->provider_fd == -1 && answer->wait_ms < 0) {
+        return azoi_fail(&slot->error, AZO_ERR_PROVIDER, "The token provider returned AZO_PENDING (1) without anything "
+                         "to wait for. Make it set wait_fd and wait_events, or wait_ms.");
     }
-    slot->provider_asked = true;
-    if (has_fd) {
-        slot->provider_fd = answer->wait_fd;
-        slot->provider_events = answer->wait_events & (unsigned)(AZO_POLL_IN | AZO_POLL_OUT);
-    }
-    if (answer->wait_ms >= 0) {
-        azoi_timer_set(&c->pump, &slot->timer, azoi_deadline(c->pump.now, answer->wait_ms));
-    }
-    if (!azoi_source_sync(&c->pump, &slot->source)) {
-        azoi_provider_abandon(slot);
-        return azoi_fail(&slot->error, AZO_ERR_MEMORY, "The event loop could not watch the token provider's descriptor "
-                         "%ld. Look at what azo_loop.watch answered.", (long)answer->wait_fd);
-    }
-    return AZO_PENDING;
+    return azoi_source_sync(p, &slot->source) ? AZO_PENDING
+           : azoi_fail(&slot->error, AZO_ERR_MEMORY, "The event loop could not watch the token provider's descriptor "
+                       "%ld. Look at what azo_loop.watch answered.", (long)answer->wait_fd);
 }
 
-static azo_result azoi_provider_gave(azoi_slot *slot, const azo_token_answer *answer, const char *bytes) {
-    azo_client *c = slot->client;
-    size_t len = answer->token_len;
-    if (len == 0 || len > AZO_MAX_TOKEN_BYTES) {
-        return azoi_fail(&slot->error, AZO_ERR_PROVIDER, "The token provider succeeded with a token of %zu bytes. Make it "
-                         "set token_len to between 1 and token_cap (%zu).", len, (size_t)AZO_MAX_TOKEN_BYTES);
+/* It has answered for good. */
+static azo_result azoi_provider_end(azoi_slot *slot, azo_result r, const azo_token_answer *answer) {
+    azo_str token = azoi_view(slot->room.data, answer->token_len);
+    azo_str reason = azoi_trim(azo_s(answer->error_text != NULL ? answer->error_text : "it gave no reason"));
+    if (r != AZO_OK) {
+        reason.len -= azoi_ends(reason, ".") ? 1u : 0u;
+        return azoi_fail(&slot->error, AZO_ERR_PROVIDER, "The token provider failed (%d): %.*s. Look there, at what "
+                         "token_provider points to.", (int)r, reason.len < 300 ? (int)reason.len : 300, reason.ptr);
     }
-    if (!azoi_token_ok(azoi_view(bytes, len))) {
-        return azoi_fail(&slot->error, AZO_ERR_PROVIDER, "The token provider's token (%zu bytes) holds a space, a line end "
-                         "or another byte that no token has. Make it give the token alone.", len);
+    if (!azoi_token_ok(token) || answer->expires_in_s < 0) {
+        return azoi_fail(&slot->error, AZO_ERR_PROVIDER, "The token provider gave a token that cannot be used "
+                         "(token_len %zu, expires_in_s %lld). It may be empty, too long, expired, or hold "
+                         "spaces or line ends.", token.len, (long long)answer->expires_in_s);
     }
-    if (answer->expires_in_s < 0) {
-        return azoi_fail(&slot->error, AZO_ERR_PROVIDER, "The token provider's token has expired (expires_in_s %lld). Make "
-                         "it fetch a new one.", (long long)answer->expires_in_s);
-    }
-    azoi_buf token;
-    azoi_buf_init(&token, &c->allocator, AZO_MAX_TOKEN_BYTES, true);
-    azoi_buf_add(&token, bytes, len);
-    azo_result r = azoi_buf_failed(&token, &slot->error, "The token");
-    if (r == AZO_OK) {
-        int64_t lifetime_s = answer->expires_in_s < INT32_MAX ? answer->expires_in_s : INT32_MAX;
-        azoi_slot_accept(slot, &token, lifetime_s > 0 ? lifetime_s : -1, 0);
-    }
-    azoi_buf_free(&token);
-    return r;
+    return azoi_slot_accept(slot, token, answer->expires_in_s > 0 ? answer->expires_in_s : -1, 0, &slot->error);
 }
 
-static azo_result azoi_provider_refused(azoi_slot *slot, azo_result code, const char *words) {
-    char text[300];
-    azoi_clean(text, sizeof text, azoi_trim(azo_s(words != NULL ? words : "it gave no reason")));
-    size_t len = strlen(text);
-    while (len > 0 && (text[len - 1] == '.' || text[len - 1] == ' ')) {
-        text[--len] = '\0';
-    }
-    return azoi_fail(&slot->error, AZO_ERR_PROVIDER, "The token provider failed (%d): %s. Look there, at what "
-                     "token_provider points to.", (int)code, text);
-}
-
-/* Asks it, for the first time or again. */
 static azo_result azoi_provider_ask(azoi_slot *slot) {
-    const azo_allocator *a = &slot->client->allocator;
     azo_token_answer answer;
-    bool again = slot->provider_asked;
-    char *bytes = (char *)azoi_alloc(a, AZO_MAX_TOKEN_BYTES);
-    azo_result r;
+    bool waits = false;
     azoi_error_clear(&slot->error);
-    slot->asked = true;
-    if (bytes == NULL) {
-        if (again) {
-            azoi_provider_abandon(slot);
-        }
-        (void)azoi_memory(&slot->error);
-        return azoi_slot_fail(slot);
+    azo_result r = azoi_buf_reserve(&slot->room, AZO_MAX_TOKEN_BYTES) ? AZO_OK : azoi_memory(&slot->error);
+    if (r == AZO_OK) { /* always, once it has been asked: the room is kept while it waits */
+        r = azoi_provider_call(slot, &answer, false);
+        waits = r == AZO_PENDING;
+        r = waits ? azoi_provider_wait(slot, &answer) : azoi_provider_end(slot, r, &answer);
     }
-    memset(&answer, 0, sizeof answer);
-    answer.token = bytes;
-    answer.token_cap = AZO_MAX_TOKEN_BYTES;
-    azoi_provider_quiet(slot);
-    r = azoi_provider_call(slot, &answer, false);
-    if (r == AZO_PENDING) {
-        r = azoi_provider_wait(slot, &answer);
-    } else {
-        slot->provider_state = NULL; /* this ask is over */
-        r = r == AZO_OK ? azoi_provider_gave(slot, &answer, bytes) : azoi_provider_refused(slot, r, answer.error_text);
+    if (r != AZO_PENDING) {
+        azoi_provider_done(slot, waits);
     }
-    azoi_wipe(bytes, AZO_MAX_TOKEN_BYTES);
-    azoi_free(a, bytes, AZO_MAX_TOKEN_BYTES);
     return r < 0 ? azoi_slot_fail(slot) : r;
 }
 
-/* ---- the turn of a slot ---- */
+/* ---- the life of a slot ---- */
 
 static void azoi_slot_advance(azoi_node *node) {
     azoi_slot *slot = AZOI_OF(node, azoi_slot, node);
-    if (slot->walking) {
+    bool provider = slot->client->identity.kind == AZOI_IDENTITY_PROVIDER;
+    if (!slot->fetching || slot->fetch != NULL) {
+        return;
+    }
+    if (!provider) {
         (void)azoi_slot_walk(slot);
-    } else if (slot->provider_asked && slot->state == AZOI_SLOT_FETCHING && slot->first_waiting == NULL) {
-        azoi_provider_abandon(slot);
-    } else if (slot->provider_asked) {
+    } else if (slot->first_waiting == NULL && !azoi_slot_lasts(slot)) {
+        azoi_provider_done(slot, true);
+    } else {
         (void)azoi_provider_ask(slot);
     }
 }
 
 /* Begins a fetch. PENDING: it runs. OK: it is done. A failure is in slot->error. */
 static azo_result azoi_slot_fetch(azoi_slot *slot) {
-    const azoi_identity *id = &slot->client->identity;
     azoi_buf old = slot->claims;
     slot->claims = slot->wanted;
     slot->wanted = old;
     azoi_buf_clear(&slot->wanted);
     slot->fetches++;
-    slot->asked = false;
-    slot->lines[0] = '\0';
-    slot->member = id->winner > 0 ? id->winner : 0;
-    if (slot->once || (slot->state != AZOI_SLOT_FRESH && slot->state != AZOI_SLOT_AGING)) {
-        slot->state = AZOI_SLOT_FETCHING;
-    }
-    if (id->kind == AZOI_IDENTITY_PROVIDER) {
-        slot->provider_state = NULL;
-        slot->fetch_sent_at = slot->client->pump.now;
-        return azoi_provider_ask(slot);
-    }
-    return azoi_slot_walk(slot);
+    slot->fetching = true;
+    slot->member = 0;
+    slot->fetch_sent_at = slot->client->pump.now;
+    return slot->client->identity.kind == AZOI_IDENTITY_PROVIDER ? azoi_provider_ask(slot) : azoi_slot_walk(slot);
 }
 
 static void azoi_slot_free(azoi_slot *slot) {
     azo_client *c = slot->client;
-    if (slot->provider_asked) {
-        azoi_provider_abandon(slot);
+    if (slot->fetching && c->identity.kind == AZOI_IDENTITY_PROVIDER) {
+        azoi_provider_done(slot, true);
     }
     azoi_source_detach(&c->pump, &slot->source);
     azoi_timer_detach(&c->pump, &slot->timer);
@@ -9211,19 +8718,19 @@ static azoi_slot *azoi_slot_new(azo_client *c, azo_str scope) {
     slot->source.happened = azoi_provider_happened;
     slot->source.describe = azoi_provider_describe;
     slot->provider_fd = -1;
-    slot->forced_at = INT64_MIN / 2;
-    azoi_buf_init(&slot->scope, &c->allocator, AZOI_MAX_SETTING, false);
+    azoi_buf_init(&slot->scope, &c->allocator, AZO_MAX_TOKEN_BYTES, false);
     azoi_buf_init(&slot->claims, &c->allocator, AZOI_REFUSAL_BYTES, false);
     azoi_buf_init(&slot->wanted, &c->allocator, AZOI_REFUSAL_BYTES, false);
     azoi_buf_init(&slot->token, &c->allocator, AZO_MAX_TOKEN_BYTES, true);
+    azoi_buf_init(&slot->room, &c->allocator, AZO_MAX_TOKEN_BYTES, true);
     bool ok = azoi_buf_set(&slot->scope, scope);
     if (c->identity.kind == AZOI_IDENTITY_PROVIDER) { /* so that waiting for it never needs memory */
         ok = ok && azoi_timer_attach(&c->pump, &slot->timer, &slot->node);
         ok = ok && azoi_source_attach(&c->pump, &slot->source);
     } else if (c->identity.kind == AZOI_IDENTITY_STATIC) {
         ok = ok && azoi_buf_set(&slot->token, azoi_buf_view(&c->identity.secret));
+        slot->usable = true;
         slot->generation = 1;
-        slot->state = AZOI_SLOT_FRESH;
         slot->refresh_at = AZOI_NEVER;
         slot->expires_at = AZOI_NEVER;
     }
@@ -9237,15 +8744,15 @@ static azoi_slot *azoi_slot_new(azo_client *c, azo_str scope) {
 }
 
 static void azoi_identity_close(azo_client *c) {
-    azoi_buf *all[AZOI_IDENTITY_BUFS];
+    azoi_identity *id = &c->identity;
+    azoi_buf *const bufs[] = {&id->tenant_id, &id->client_id, &id->authority, &id->imds, &id->selected, &id->secret};
     while (c->slots != NULL) {
         azoi_slot *slot = c->slots;
         c->slots = slot->next;
         azoi_slot_free(slot);
     }
-    azoi_identity_bufs(&c->identity, all);
-    for (int i = 0; i < AZOI_IDENTITY_BUFS; i++) {
-        azoi_buf_free(all[i]);
+    for (size_t i = 0; i < 6; i++) {
+        azoi_buf_free(bufs[i]);
     }
 }
 
@@ -9258,21 +8765,18 @@ static azo_result azoi_auth_attach(azo_request *job, azo_str scope, azo_str clai
     if (azoi_identity_is_key(c)) {
         return AZO_OK;
     }
-    if (scope.len == 0 || azoi_has_control(scope) || azoi_find(scope, ' ') < scope.len ||
-        scope.len > AZOI_MAX_SETTING) {
+    if (!azoi_token_ok(scope)) {
         return azoi_fail(e, AZO_ERR_ARGUMENT, "The scope (%zu bytes) is not a single name. Give one like "
                          "https://cognitiveservices.azure.com/.default.", scope.len);
     }
     if (claims.len > 0 && c->identity.kind == AZOI_IDENTITY_STATIC) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "A fixed token cannot satisfy claims (%zu bytes). Use another credential.",
-                         claims.len);
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "A fixed token cannot satisfy claims (%zu bytes). Use another "
+                         "credential.", claims.len);
     }
     while (slot != NULL && !azoi_same(azoi_buf_view(&slot->scope), scope)) {
         slot = slot->next;
     }
-    if (slot == NULL) {
-        slot = azoi_slot_new(c, scope);
-    }
+    slot = slot != NULL ? slot : azoi_slot_new(c, scope);
     if (slot == NULL) {
         return azoi_memory(e);
     }
@@ -9280,32 +8784,12 @@ static azo_result azoi_auth_attach(azo_request *job, azo_str scope, azo_str clai
     if (claims.len > 0) {
         job->fetch_wanted = slot->fetches + 1;
         (void)azoi_buf_set(&slot->wanted, claims);
-        azo_result r = azoi_buf_failed(&slot->wanted, e, "The claims");
-        if (r != AZO_OK) {
-            azoi_buf_clear(&slot->wanted);
-        }
-        return r;
     }
-    return AZO_OK;
-}
-
-/* A 401 that another fetch did not help. */
-static azo_result azoi_auth_unchanged(azo_request *job) {
-    const azoi_slot *slot = job->slot;
-    (void)azoi_fail(&job->error, AZO_ERR_UNAUTHORIZED, "The service refused the token (HTTP 401), and asking for another "
-                    "gave the same one (source: %s). Check that %s is the scope of this service; if roles or groups were "
-                    "just changed, wait until the token of before is no longer handed out.", azoi_slot_source(slot).ptr,
-                    slot->scope.data);
-    job->error.http_status = 401;
-    return AZO_ERR_UNAUTHORIZED;
-}
-
-/* The failure that the slot remembers, with what is left of its wait. */
-static azo_result azoi_auth_held(azo_request *job) {
-    const azoi_slot *slot = job->slot;
-    job->error = slot->error;
-    job->error.retry_after_ms = azoi_left(job->client->pump.now, slot->hold_until);
-    return slot->error.code;
+    azo_result r = azoi_buf_failed(&slot->wanted, e, "The claims");
+    if (r != AZO_OK) {
+        azoi_buf_clear(&slot->wanted);
+    }
+    return r;
 }
 
 static azo_result azoi_auth_authorize(azo_request *job) {
@@ -9314,35 +8798,34 @@ static azo_result azoi_auth_authorize(azo_request *job) {
         return AZO_OK; /* a key */
     }
     int64_t now = job->client->pump.now;
-    azoi_slot_tick(slot);
-    if (slot->state == AZOI_SLOT_AGING && !azoi_slot_is_fetching(slot) && now >= slot->hold_until) {
+    if (azoi_slot_lasts(slot) && now >= slot->refresh_at && !slot->fetching && now >= slot->hold_until) {
         (void)azoi_slot_fetch(slot); /* whatever comes of it, there is a token for now */
     }
     if (!azoi_slot_serves(slot, job)) {
-        if (!azoi_slot_is_fetching(slot)) {
-            if (now < slot->hold_until && slot->state != AZOI_SLOT_EMPTY) {
-                return azoi_auth_held(job);
-            }
-            azo_result r = azoi_slot_fetch(slot);
-            if (r < 0) {
-                job->error = slot->error;
-                return r;
-            }
+        if (!slot->fetching && now < slot->hold_until) {
+            job->error = slot->error;
+            job->error.retry_after_ms = azoi_left(now, slot->hold_until);
+            return slot->error.code;
         }
-        if (job->fetch_wanted == 0) {
-            job->fetch_wanted = slot->fetches;
+        azo_result r = slot->fetching ? AZO_PENDING : azoi_slot_fetch(slot);
+        if (r < 0) {
+            job->error = slot->error;
+            return r;
         }
+        job->fetch_wanted = job->fetch_wanted != 0 ? job->fetch_wanted : slot->fetches;
         if (!azoi_slot_serves(slot, job)) {
             azoi_wait_in(slot, job);
             return AZO_PENDING;
         }
     }
     job->fetch_wanted = 0;
-    if (job->refetched && slot->generation == job->generation) {
-        return azoi_auth_unchanged(job);
+    if (job->refetched && slot->generation == job->generation) { /* IMDS hands out one token for up to a day */
+        job->error.http_status = 401;
+        return azoi_fail(&job->error, AZO_ERR_UNAUTHORIZED, "The service refused the token (HTTP 401), and asking for "
+                         "another gave the same one (source: %s). Check the scope; if roles or groups have just "
+                         "changed, wait until the old token is no longer handed out.", azoi_slot_source(slot).ptr);
     }
     job->refetched = false;
-    job->generation = slot->generation;
     return AZO_OK;
 }
 
@@ -9361,67 +8844,45 @@ static void azoi_auth_sign(azo_request *job, azoi_buf *head) {
 
 /* ---- 401 ---- */
 
-static bool azoi_is_token_char(char c) {
-    return (unsigned char)c > 0x20 && c != ',' && c != '=' && c != '"';
-}
-
-/* A token or quoted string at the front of *rest; quotes are taken off, escapes are left as they are. */
+/* A token or quoted string at the front of *rest, without its quotes; escapes are left as they are. */
 static azo_str azoi_challenge_word(azo_str *rest) {
+    size_t quote = azoi_starts(*rest, "\"") ? 1 : 0;
+    azo_str all = azoi_skip(*rest, quote);
     size_t len = 0;
-    if (rest->len > 0 && rest->ptr[0] == '"') {
-        azo_str inner = azoi_skip(*rest, 1);
-        while (len < inner.len && inner.ptr[len] != '"') {
-            len += inner.ptr[len] == '\\' && len + 1 < inner.len ? 2 : 1;
-        }
-        *rest = azoi_skip(inner, len + 1);
-        return azoi_view(inner.ptr, len);
+    while (len < all.len && strchr(quote ? "\"" : " \t,=\"", all.ptr[len]) == NULL) {
+        len += quote > 0 && all.ptr[len] == '\\' && len + 1 < all.len ? 2u : 1u;
     }
-    azo_str all = *rest;
-    while (len < all.len && azoi_is_token_char(all.ptr[len])) {
-        len++;
-    }
-    *rest = azoi_skip(all, len);
+    *rest = azoi_trim(azoi_skip(all, len + quote));
     return azoi_view(all.ptr, len);
 }
 
-/* The claims of a Bearer challenge with error="insufficient_claims", in base64; RFC 9110 11.6.1: one header may hold
- * several challenges, each a scheme with parameters between commas. */
-static bool azoi_challenge_claims(azo_str value, azo_str *claims) {
+/* The claims of a Bearer challenge with error="insufficient_claims", in base64, or empty; RFC 9110 11.6.1: one header
+ * may hold several challenges, each a scheme with parameters between commas. */
+static azo_str azoi_challenge_claims(azo_str value) {
+    azo_str none = azoi_view(NULL, 0);
+    azo_str claims = none;
     bool is_bearer = false;
     bool is_claims = false;
-    azo_str found = azoi_view(NULL, 0);
-    while (value.len > 0) {
-        if (azoi_is_space(value.ptr[0]) || !azoi_is_token_char(value.ptr[0])) {
-            value = azoi_skip(value, 1);
+    for (value = azoi_trim(value); value.len > 0;) {
+        if (strchr(",=\"", value.ptr[0]) != NULL) {
+            value = azoi_trim(azoi_skip(value, 1));
             continue;
         }
         azo_str name = azoi_challenge_word(&value);
-        azo_str after = value;
-        while (after.len > 0 && azoi_is_space(after.ptr[0])) {
-            after = azoi_skip(after, 1);
-        }
-        if (after.len == 0 || after.ptr[0] != '=') { /* another scheme */
-            if (is_bearer && is_claims && found.len > 0) {
-                break;
-            }
+        if (azoi_starts(value, "=")) {
+            value = azoi_trim(azoi_skip(value, 1));
+            azo_str word = azoi_challenge_word(&value);
+            is_claims = azoi_equal_ci(name, "error") ? azoi_equal_ci(word, "insufficient_claims") : is_claims;
+            claims = azoi_equal_ci(name, "claims") ? word : claims;
+        } else if (is_bearer && is_claims && claims.len > 0) {
+            break; /* what follows is another challenge */
+        } else {
             is_bearer = azoi_equal_ci(name, "Bearer");
             is_claims = false;
-            found.len = 0;
-            continue;
-        }
-        value = azoi_skip(after, 1);
-        while (value.len > 0 && azoi_is_space(value.ptr[0])) {
-            value = azoi_skip(value, 1);
-        }
-        azo_str word = azoi_challenge_word(&value);
-        if (azoi_equal_ci(name, "error")) {
-            is_claims = azoi_equal_ci(word, "insufficient_claims");
-        } else if (azoi_equal_ci(name, "claims")) {
-            found = word;
+            claims = none;
         }
     }
-    *claims = found;
-    return is_bearer && is_claims && found.len > 0;
+    return is_bearer && is_claims ? claims : none;
 }
 
 /* Decodes a claims challenge of the answer into slot->wanted; false: there is none that can be read. */
@@ -9430,66 +8891,46 @@ static bool azoi_auth_claims(azo_request *job) {
     azo_str rest = job->head.headers;
     azo_str name;
     azo_str value;
-    azo_str claims;
-    size_t len = 0;
+    azo_str claims = azoi_view(NULL, 0);
     size_t bad;
-    while (azoi_header_next(&rest, &name, &value)) {
-        if (!azoi_equal_ci(name, "www-authenticate") || !azoi_challenge_claims(value, &claims)) {
-            continue;
-        }
-        azoi_buf_clear(wanted);
-        if (!azoi_buf_reserve(wanted, claims.len) ||
-            !azoi_base64_decode(claims, (unsigned char *)wanted->data, claims.len, &len)) {
-            azoi_buf_clear(wanted);
-            return false;
-        }
-        wanted->len = len;
-        wanted->data[len] = '\0';
-        if (!azoi_json_check(azoi_buf_view(wanted), &bad)) {
-            azoi_buf_clear(wanted);
-            return false;
-        }
-        return true;
+    while (claims.len == 0 && azoi_header_next(&rest, &name, &value)) {
+        claims = azoi_equal_ci(name, "www-authenticate") ? azoi_challenge_claims(value) : claims;
     }
-    return false;
-}
-
-/* The token is fine, the identity lacks a role: another token would not help. */
-static bool azoi_is_permission_denied(const azo_request *job) {
-    azo_str body = azoi_buf_view(&job->body);
-    azo_str error;
-    azo_str code;
-    size_t bad;
-    return azoi_json_check(body, &bad) && azoi_json_find(body, "error", &error) &&
-           azoi_json_find(error, "code", &code) && azoi_equal(code, "\"PermissionDenied\"");
+    azoi_buf_clear(wanted);
+    bool ok = azoi_buf_reserve(wanted, claims.len) &&
+              azoi_base64_decode(claims, (unsigned char *)wanted->data, claims.len, &wanted->len) &&
+              azoi_json_check(azoi_buf_view(wanted), &bad);
+    if (!ok) {
+        azoi_buf_clear(wanted);
+        return false;
+    }
+    wanted->data[wanted->len] = '\0';
+    return true;
 }
 
 static azo_result azoi_auth_challenge(azo_request *job) {
     azoi_slot *slot = job->slot;
-    if (slot == NULL || job->client->identity.kind == AZOI_IDENTITY_STATIC || azoi_is_permission_denied(job)) {
+    int64_t now = job->client->pump.now;
+    /* "PermissionDenied": the token is fine, the identity lacks a role, so another token would not help. */
+    if (slot == NULL || job->client->identity.kind == AZOI_IDENTITY_STATIC ||
+        azoi_contains_ci(azoi_buf_view(&job->body), "\"PermissionDenied\"")) {
         return AZO_ERR_UNAUTHORIZED;
     }
-    int64_t now = job->client->pump.now;
     job->fetch_wanted = 0;
-    azoi_slot_tick(slot);
     if (slot->generation != job->generation) {
         return AZO_OK; /* renewed meanwhile */
     }
-    bool forced = now < slot->forced_at + AZOI_FORCE_HOLD_MS;
-    bool settled = slot->state != AZOI_SLOT_EMPTY && !azoi_slot_is_fetching(slot);
-    if (forced && settled) {
-        return slot->generation == slot->forced_generation ? azoi_auth_unchanged(job) : AZO_ERR_UNAUTHORIZED;
+    if (now < slot->force_after && slot->usable && !slot->fetching) {
+        return AZO_ERR_UNAUTHORIZED;
     }
-    if (!forced) {
+    if (now >= slot->force_after) {
         /* What is running was begun before the token was known to be bad, and will do unless claims are asked for. */
         if (azoi_auth_claims(job)) {
             job->fetch_wanted = slot->fetches + 1;
         }
-        slot->forced_at = now;
-        slot->forced_generation = slot->generation;
+        slot->force_after = now + AZOI_HOLD_FORCED_MS;
         slot->hold_until = 0;
-        slot->once = false;
-        slot->state = azoi_slot_is_fetching(slot) ? AZOI_SLOT_FETCHING : AZOI_SLOT_EMPTY;
+        slot->usable = false;
         azoi_log(&job->client->net, AZO_LOG_INFO, "* the token was refused; asking for another");
     }
     job->refetched = true;
@@ -9501,7 +8942,8 @@ static azo_result azoi_auth_challenge(azo_request *job) {
 /* The typed calls, the raw one, and histories. Each call exists three times here: azo_X_begin checks the desc and
  * serialises it into client->scratch, the ops of its kind turn the answer into a reply while it comes, azo_X_end hands
  * the reply out. A reply lives in one block of its own. azo_X_begin may run inside an event callback, so it touches
- * neither client->decoded nor client->tokens. */
+ * neither client->decoded nor client->tokens. Refusals are tokenised by jsmn; the hot shapes, chat replies and
+ * embeddings, are scanned. */
 
 enum {
     AZOI_SCRATCH_KEPT = 256 * 1024, /* a larger scratch buffer is let go after use */
@@ -9587,7 +9029,8 @@ static int32_t azoi_limit_wait(azo_str text) {
             (!azoi_one_of(unit, "ms s m h") && (unit.len > 0 || digits < text.len))) {
             return -1;
         }
-        total += value * (azoi_equal(unit, "ms") ? 1 : azoi_equal(unit, "m") ? 60e3 : azoi_equal(unit, "h") ? 36e5 : 1e3);
+        bool minutes = azoi_equal(unit, "m");
+        total += value * (azoi_equal(unit, "ms") ? 1 : minutes ? 60e3 : azoi_equal(unit, "h") ? 36e5 : 1e3);
         text = azoi_skip(text, digits + unit.len);
     }
     return total >= INT32_MAX ? INT32_MAX : (int32_t)total;
@@ -9680,7 +9123,7 @@ static azo_result azoi_end(azo_request *job, azoi_job_kind kind, azo_result (*se
         azoi_error_clear(err);
     }
     if (job == NULL) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The request is NULL (argument 1). Pass the one that azo_X_begin gave.");
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The request is NULL (argument 1). Pass what azo_X_begin gave.");
     }
     if (job->in_callback || (job->client != NULL && job->client->in_callback)) {
         return azoi_fail(err, AZO_ERR_STATE, "An azo_X_end was called inside a callback (error %d). Call it after the "
@@ -9688,8 +9131,8 @@ static azo_result azoi_end(azo_request *job, azoi_job_kind kind, azo_result (*se
     }
     if (job->ops->kind != kind) {
         azoi_job_free(job);
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The request is of another kind than its azo_X_end (error %d). Use the end "
-                         "function that belongs to its begin function.", (int)AZO_ERR_ARGUMENT);
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The request is of another kind than its azo_X_end (error %d). Use the "
+                         "end function that belongs to its begin function.", (int)AZO_ERR_ARGUMENT);
     }
     if (job->state != AZOI_JOB_DONE) {
         return AZO_PENDING;
@@ -9880,12 +9323,12 @@ static azo_result azoi_endpoint_parse(azoi_draft *d, azo_str text) {
         return azoi_fail(d->error, AZO_ERR_ARGUMENT, "Endpoint: %s", why.message);
     }
     if (url.userinfo.len > 0) {
-        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "The endpoint has a user name before its host (%zu bytes). Leave it "
-                         "out; credentials are given in azo_client_desc.", url.userinfo.len);
+        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "The endpoint has a user name before its host (%zu bytes). Leave "
+                         "it out; credentials are given in azo_client_desc.", url.userinfo.len);
     }
     if (!url.secure && !azoi_is_loopback(url.host)) {
-        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "The endpoint http://%.*s would carry the credential in the clear. "
-                         "Use https://; http:// is for loopback addresses.", (int)url.host.len, url.host.ptr);
+        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "The endpoint http://%.*s would carry the credential in the "
+                         "clear. Use https://; http:// is for loopback addresses.", (int)url.host.len, url.host.ptr);
     }
     if (azoi_ends_ci(url.host, ".services.ai.azure.com") && azoi_starts_ci(url.path, "/models")) {
         return azoi_fail(d->error, AZO_ERR_ARGUMENT, "The endpoint (/models on %.*s) is that of another API, Azure AI "
@@ -9998,8 +9441,8 @@ static azo_result azoi_draft_headers(azoi_draft *d, const char *content_type, co
     const azo_call *call = d->call;
     for (size_t i = 0; i < call->header_count && call->headers != NULL; i++) {
         if (call->headers[i].name != NULL && azoi_equal_ci(azoi_buf_view(&c->auth_header), call->headers[i].name)) {
-            return azoi_fail(d->error, AZO_ERR_ARGUMENT, "Header number %zu (%s) carries the API key. Leave it out; the "
-                             "key is given in azo_client_desc.", i, call->headers[i].name);
+            return azoi_fail(d->error, AZO_ERR_ARGUMENT, "Header number %zu (%s) carries the API key. Leave it out; "
+                             "the key is given in azo_client_desc.", i, call->headers[i].name);
         }
     }
     for (int shown = 0; shown < 2; shown++) {
@@ -10292,8 +9735,8 @@ static void azoi_refusal_json(azoi_refusal *r, const azoi_json *json) {
     int inner = azoi_json_any(json, holder, "innererror", "inner_error", "innerError");
     int message = azoi_json_get(json, holder, "message");
     if (azoi_json_kind_of(json, message) != AZOI_JSON_STRING) {
-        message = azoi_json_kind_of(json, error) == AZOI_JSON_STRING ? error
-                                                                     : azoi_json_any(json, 0, "message", "detail", NULL);
+        bool plain = azoi_json_kind_of(json, error) == AZOI_JSON_STRING;
+        message = plain ? error : azoi_json_any(json, 0, "message", "detail", NULL);
     }
     azoi_refusal_text(r, json, azoi_json_any(json, holder, "code", "type", NULL), r->code, sizeof r->code);
     azoi_refusal_text(r, json, azoi_json_get(json, inner, "code"), r->inner, sizeof r->inner);
@@ -10412,7 +9855,7 @@ static azo_str azoi_refusal_name(const azoi_refusal *r, char name, char *out, si
     case 'f':
         return azo_s(r->filters);
     case 'h':
-        return job->spec.origin.host;
+        return azoi_view(job->spec.origin.host.ptr, job->spec.origin.host.len < 100 ? job->spec.origin.host.len : 100);
     case 'm':
         return azo_s(r->param);
     case 'n':
@@ -10542,13 +9985,13 @@ static azo_str azoi_checked(azoi_writer *w, const char *what, const char *text, 
     azo_str json = azoi_trim(azo_s(text));
     size_t offset = 0;
     if (!azoi_json_check(json, &offset)) {
-        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s is not valid JSON (byte %zu). Correct it: it would "
-                                     "be sent as it is.", what, offset));
+        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s is not valid JSON (byte %zu). Correct it: it "
+                                     "would be sent as it is.", what, offset));
         return azoi_view(NULL, 0);
     }
     if (open != '\0' && json.ptr[0] != open) {
-        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s is JSON of another kind than an object (%zu bytes). "
-                                     "Begin it with a brace.", what, json.len));
+        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s is JSON of another kind than an object (%zu "
+                                     "bytes). Begin it with a brace.", what, json.len));
         return azoi_view(NULL, 0);
     }
     return json;
@@ -10604,8 +10047,8 @@ static void azoi_field_bool(azoi_writer *w, const char *name, azo_opt_bool flag)
 
 static void azoi_field_count(azoi_writer *w, const char *name, int32_t count) {
     if (count < 0) {
-        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "The field %s is negative (%ld). Give a positive number, "
-                                     "or 0 to leave it out.", name, (long)count));
+        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "The field %s is negative (%ld). Give a positive "
+                                     "number, or 0 to leave it out.", name, (long)count));
     } else if (count > 0) {
         azoi_field(w, name);
         azoi_buf_int(w->out, count);
@@ -10656,8 +10099,8 @@ AZO_API azo_result azo_history_open(azo_client *client, azo_history **out, azo_e
         *out = NULL;
     }
     if (client == NULL || out == NULL) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "azo_history_open got NULL (argument %d). Pass a client and the address "
-                         "of a pointer.", client == NULL ? 1 : 2);
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "azo_history_open got NULL (argument %d). Pass a client and the "
+                         "address of a pointer.", client == NULL ? 1 : 2);
     }
     azo_history *h = (azo_history *)azoi_alloc(&client->allocator, sizeof *h);
     if (h == NULL) {
@@ -10734,8 +10177,8 @@ AZO_API azo_result azo_history_add_reply(azo_history *history, const azo_chat_re
         azoi_error_clear(err);
     }
     if (reply == NULL || reply->message_json.ptr == NULL) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The reply has no message to add (%d choices). Add replies of calls that "
-                         "went well.", reply == NULL ? 0 : (int)reply->choice_count);
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The reply has no message to add (%d choices). Add replies of calls "
+                         "that went well.", reply == NULL ? 0 : (int)reply->choice_count);
     }
     azo_message message = azo_same(reply);
     return azo_history_add(history, &message, err);
@@ -10972,8 +10415,8 @@ static azoi_chat_choice *azoi_chat_choice_at(azo_request *job, int64_t index) {
     azoi_chat *chat = (azoi_chat *)job->data;
     size_t i = 0;
     if (index < 0 || index >= AZOI_MAX_CHOICES) {
-        (void)azoi_fail(&job->error, AZO_ERR_JSON, "The answer has a choice with the impossible index %lld. Report it to "
-                        "whoever runs the service or the gateway before it.", (long long)index);
+        (void)azoi_fail(&job->error, AZO_ERR_JSON, "The answer has a choice with the impossible index %lld. Report it "
+                        "to whoever runs the service or the gateway before it.", (long long)index);
         return NULL;
     }
     while (i < chat->choice_count && chat->choices[i].index < index) {
@@ -11001,8 +10444,8 @@ static azoi_chat_tool *azoi_chat_tool_at(azo_request *job, int choice, int64_t i
     azoi_chat *chat = (azoi_chat *)job->data;
     size_t i = chat->tool_count;
     if (index < 0 || index >= AZOI_MAX_CALLS) {
-        (void)azoi_fail(&job->error, AZO_ERR_JSON, "The answer has a tool call with the impossible index %lld. Report it to "
-                        "whoever runs the service or the gateway before it.", (long long)index);
+        (void)azoi_fail(&job->error, AZO_ERR_JSON, "The answer has a tool call with the impossible index %lld. Report "
+                        "it to whoever runs the service or the gateway before it.", (long long)index);
         return NULL;
     }
     while (i > 0 && (chat->tools[i - 1].choice > choice ||
@@ -11046,8 +10489,8 @@ static int64_t azoi_chat_tool_guess(const azoi_chat *chat, int choice, azo_str i
 
 /* ---- values of a text that has been checked ----
  *
- * A chat reply is scanned, not tokenised: of the 24,000 instructions that an event of 280 bytes took with tokens, 18,000
- * went into making and searching them. The text ends in a NUL. */
+ * A chat reply is scanned, not tokenised: an event of 280 bytes took 24,000 instructions with tokens and takes 14,000
+ * without, 8,000 of them for the check and the stream. The text ends in a NUL. */
 
 static bool azoi_is(azo_str value, char first) {
     return value.len > 0 && value.ptr[0] == first;
@@ -11446,8 +10889,8 @@ static azo_result azoi_chat_chunk(azo_request *job, azo_str text) {
     size_t offset;
     if (!azoi_json_check(text, &offset)) {
         job->error.json_offset = offset;
-        return azoi_fail(&job->error, AZO_ERR_JSON, "The answer is malformed JSON, or nested deeper than %d levels (byte "
-                         "%zu of %zu). Report it to whoever runs the service or the gateway before it.",
+        return azoi_fail(&job->error, AZO_ERR_JSON, "The answer is malformed JSON, or nested deeper than %d levels "
+                         "(byte %zu of %zu). Report it to whoever runs the service or the gateway before it.",
                          (int)AZO_MAX_JSON_DEPTH, offset, text.len);
     }
     azoi_walk w = {job, (azoi_chat *)job->data, &job->client->decoded, text, 0};
@@ -11608,8 +11051,8 @@ static azo_result azoi_chat_whole(azo_request *job) {
         r = azoi_chat_chunk(job, body); /* a pause makes no sense any more: all is here */
     } while (r == AZO_PENDING);
     if (r == AZO_OK && chat->choice_count == 0) {
-        return azoi_fail(&job->error, AZO_ERR_JSON, "The answer of %zu bytes has no choices. Check that the endpoint is one "
-                         "for chat completions.", body.len);
+        return azoi_fail(&job->error, AZO_ERR_JSON, "The answer of %zu bytes has no choices. Check that the endpoint "
+                         "is one for chat completions.", body.len);
     }
     return r;
 }
@@ -11650,8 +11093,9 @@ static azo_result azoi_chat_stream_end(azo_request *job) {
         open += chat->choices[i].finish.room == 0 ? 1 : 0;
     }
     if (chat->choice_count == 0 || (open > 0 && !chat->ended)) {
-        return azoi_fail(&job->error, AZO_ERR_STREAM, "The stream ended early: %zu of %zu choices were not finished (HTTP "
-                         "%d). Ask again; what came is in the reply.", open, chat->choice_count, job->head.status);
+        return azoi_fail(&job->error, AZO_ERR_STREAM, "The stream ended early: %zu of %zu choices were not finished "
+                         "(HTTP %d). Ask again; what came is in the reply.", open, chat->choice_count,
+                         job->head.status);
     }
     return AZO_OK;
 }
@@ -11944,8 +11388,8 @@ static azo_result azoi_rows_room(azoi_rows *rows, size_t dimensions) {
         }
         embed->own_size = floats * sizeof(float);
     } else if (embed->own_size == 0 && floats > embed->vector_cap) {
-        return azoi_fail(&rows->job->error, AZO_ERR_LIMIT, "The vectors are %zu floats (%zu x %zu), but vector_cap is %zu. "
-                         "Give room for that many, or ask for fewer dimensions.", floats, embed->count, dimensions,
+        return azoi_fail(&rows->job->error, AZO_ERR_LIMIT, "The vectors are %zu floats (%zu x %zu), but vector_cap is "
+                         "%zu. Give room for that many, or ask for fewer dimensions.", floats, embed->count, dimensions,
                          embed->vector_cap);
     }
     embed->dimensions = dimensions;
@@ -12409,13 +11853,14 @@ static azo_result azoi_raw_check_path(azo_str path, azo_str query, azo_error *er
     azo_str rest = path;
     azo_str segment;
     if (!fine) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) cannot be sent. Begin it with a slash, percent-encode "
-                         "spaces and what is not ASCII, and put what follows a question mark into query.", path.len);
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) cannot be sent. Begin it with a slash, "
+                         "percent-encode spaces and what is not ASCII, and put what follows a question mark into "
+                         "query.", path.len);
     }
     while (azoi_segment_next(&rest, &segment)) {
         if (azoi_is_dots(segment)) {
-            return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) has a segment of dots. Write it without them, and "
-                             "check names that were put into it.", path.len);
+            return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) has a segment of dots. Write it without "
+                             "them, and check names that were put into it.", path.len);
         }
     }
     if (!azoi_is_visible(query) || azoi_find(query, '#') < query.len) {
@@ -12427,8 +11872,8 @@ static azo_result azoi_raw_check_path(azo_str path, azo_str query, azo_error *er
 
 static azo_result azoi_raw_check(const azo_raw_desc *desc, azo_str method, azo_str query, azo_error *err) {
     if (!azoi_is_token(method) || method.len > 32 || azoi_equal_ci(method, "CONNECT")) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The method (%zu bytes) is none that can be sent. Use GET, POST, DELETE or "
-                         "the like.", method.len);
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The method (%zu bytes) is none that can be sent. Use GET, POST, "
+                         "DELETE or the like.", method.len);
     }
     bool two_bodies = desc->body != NULL && desc->read_body != NULL;
     bool no_body = desc->body == NULL && desc->read_body == NULL && desc->body_len > 0;
@@ -12581,8 +12026,8 @@ AZO_API azo_result azo_token_begin(azo_client *client, const azo_token_desc *des
         return r;
     }
     if (azoi_identity_is_key(client)) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The client uses an API key, so there are no tokens (error %d). Open one "
-                         "with a credential or a token provider.", (int)AZO_ERR_ARGUMENT);
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The client uses an API key, so there are no tokens (error %d). Open "
+                         "one with a credential or a token provider.", (int)AZO_ERR_ARGUMENT);
     }
     azoi_job_spec spec;
     memset(&spec, 0, sizeof spec);

@@ -31,8 +31,8 @@
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 enum {
-    WAIT_MS = 30000,     /* the limit of every wait that should end by itself */
-    IN_TIME_MS = 8000    /* what "at once" is on a loaded machine under valgrind */
+    WAIT_MS = 30000,  /* the limit of every wait that should end by itself */
+    IN_TIME_MS = 8000 /* what "at once" is on a loaded machine under valgrind */
 };
 
 /* ---- what was shown ---- */
@@ -344,6 +344,15 @@ static inline void poll_for(world *w, int ms) {
         if (azo_wait(w->client, NULL, 0, NULL) == 0) {
             sleep_ms(1);
         }
+    }
+}
+
+/* Polls until something has been counted so often. */
+static inline void poll_until(world *w, const int *counter, int at_least) {
+    int64_t end = now_ms() + WAIT_MS;
+    while (*counter < at_least) {
+        assert_true(now_ms() < end);
+        poll_for(w, 2);
     }
 }
 

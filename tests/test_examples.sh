@@ -325,7 +325,7 @@ AZURE_OPENAI_ENDPOINT=$service
 
 # ---- chat: the conversation on a terminal
 
-if command -v script >/dev/null 2>&1; then
+if script -q -c true /dev/null >/dev/null 2>&1 </dev/null; then
     {
         sleep 1
         printf 'first\n'
@@ -341,7 +341,7 @@ if command -v script >/dev/null 2>&1; then
         tr -d '\r' <"$dir/terminal" | grep -q '^You said: second one$' && ok 'a conversation on a terminal' ||
         not_ok 'a conversation on a terminal' "exit status $code" "$(cat "$dir/terminal")"
 else
-    echo '# skip: no script(1), so the conversation on a terminal is not tried'
+    echo '# skip: no script(1), or no terminals, so the conversation on one is not tried'
 fi
 
 # ---- The other examples

@@ -41,8 +41,8 @@ static azo_client *client_for(const char *endpoint, const char *version, const c
 }
 
 static void scrub_environment(void) {
-    static const char *const names[] = {"AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_DEPLOYMENT", "OPENAI_API_VERSION",
-                                        "AZURE_OPENAI_API_VERSION", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN"};
+    static const char *const names[] = {"AZURE_OPENAI_ENDPOINT",    "AZURE_OPENAI_DEPLOYMENT", "OPENAI_API_VERSION",
+                                        "AZURE_OPENAI_API_VERSION", "AZURE_OPENAI_API_KEY",    "AZURE_OPENAI_AD_TOKEN"};
     size_t i;
     for (i = 0; i < sizeof names / sizeof names[0]; i++) {
         unsetenv(names[i]);
@@ -172,8 +172,7 @@ static const route_case routes[] = {
     {"https://c.x", "preview", "d", "s c.x 443 " V1 "?api-version=preview"},
     {"https://c.x/openai/v1/?api-version=preview", NULL, "d", "s c.x 443 " V1 "?api-version=preview"},
     {"https://c.x/openai/deployments/d/chat/completions?api-version=" VERSION, NULL, NULL, "s c.x 443 " DATED},
-    {"https://c.x/openai/deployments/d/chat/completions?api-version=2023-05-15&x=y", VERSION, NULL,
-     "s c.x 443 " DATED},
+    {"https://c.x/openai/deployments/d/chat/completions?api-version=2023-05-15&x=y", VERSION, NULL, "s c.x 443 " DATED},
     {"https://c.x/openai/deployments/other/chat/completions", VERSION, "d", "s c.x 443 " DATED},
     {"https://c.x/openai/deployments/gpt%204o%2Fx/embeddings?API-version=" VERSION, NULL, NULL,
      "s c.x 443 /openai/deployments/gpt%204o%2Fx/chat/completions?api-version=" VERSION},
@@ -188,8 +187,7 @@ static const route_case routes[] = {
      "s gw.azure-api.net 443 /team/deployments/d/chat/completions?api-version=" VERSION},
     {"https://gw.x/api/v1", NULL, "d", "s gw.x 443 /api/v1/chat/completions"},
     {"https://gw.x/api/v1", VERSION, "d", "s gw.x 443 /api" DATED},
-    {"https://r.services.ai.azure.com/api/projects/p", NULL, "d",
-     "s r.services.ai.azure.com 443 /api/projects/p" V1},
+    {"https://r.services.ai.azure.com/api/projects/p", NULL, "d", "s r.services.ai.azure.com 443 /api/projects/p" V1},
     {"http://localhost:8080", NULL, "d", "p localhost 8080 " V1},
     {"http://127.0.0.1", NULL, "d", "p 127.0.0.1 80 " V1},
     {"http://[::1]:81/", NULL, "d", "p ::1 81 " V1},
@@ -215,8 +213,7 @@ static const route_case routes[] = {
      "s c.x 443 /openai/deployments/..%2F..%2Fadmin/chat/completions?api-version=" VERSION},
     {"https://c.x", VERSION, "\xc3\xbcmlaut name",
      "s c.x 443 /openai/deployments/%C3%BCmlaut%20name/chat/completions?api-version=" VERSION},
-    {"https://c.x", "2024 &x=1", "d",
-     "s c.x 443 /openai/deployments/d/chat/completions?api-version=2024%20%26x%3D1"},
+    {"https://c.x", "2024 &x=1", "d", "s c.x 443 /openai/deployments/d/chat/completions?api-version=2024%20%26x%3D1"},
 };
 
 static void note_route(const azo_request *job, char *out, size_t cap) {
@@ -327,8 +324,9 @@ static void test_scopes(void **state) {
 static void test_headers(void **state) {
     azo_header ours[] = {{"X-One", "1"}};
     azo_header theirs[] = {{"Ocp-Apim-Subscription-Key", "sub-secret"}};
-    static const char *const refused[] = {"Host", "content-length", "Transfer-Encoding", "Connection",
-                                          "Authorization", "api-key", "My-Key", "bad name", ""};
+    static const char *const refused[] = {"Host",       "content-length", "Transfer-Encoding",
+                                          "Connection", "Authorization",  "api-key",
+                                          "My-Key",     "bad name",       ""};
     azo_client_desc desc = desc_of(ENDPOINT, NULL, "d");
     azo_message hello = azo_user("hello");
     azo_chat_desc chat = chat_of(&hello, 1);
@@ -407,7 +405,8 @@ static void check_no_body(azo_client *client, const azo_chat_desc *desc, const c
 static void test_body_of_81(void **state) {
     azo_client *client = client_for(ENDPOINT, VERSION, "gpt-4o prod");
     azo_message messages[2];
-    azo_tool tool = {"get_weather", "Weather by city",
+    azo_tool tool = {"get_weather",
+                     "Weather by city",
                      "{\"type\":\"object\",\"properties\":{\"city\":{\"type\":\"string\"}},\"required\":[\"city\"],"
                      "\"additionalProperties\":false}",
                      {true, true}};
@@ -425,11 +424,13 @@ static void test_body_of_81(void **state) {
     desc.max_completion_tokens = 64;
     desc.seed = azo_int(INT64_MIN);
     check_body(client, &desc,
-               "{\"messages\":[{\"role\":\"system\",\"content\":\"Be brief.\"},{\"role\":\"user\",\"content\":[{\"type\":"
-               "\"text\",\"text\":\"Wetter in Z\xc3\xbcrich? \\ud83c\\udf24\"},{\"type\":\"image_url\",\"image_url\":{"
-               "\"url\":\"data:image/png;base64,iVBORw0KGgo=\",\"detail\":\"low\"}}]}],\"tools\":[{\"type\":"
-               "\"function\",\"function\":{\"name\":\"get_weather\",\"description\":\"Weather by city\",\"strict\":true,"
-               "\"parameters\":{\"type\":\"object\",\"properties\":{\"city\":{\"type\":\"string\"}},\"required\":["
+               "{\"messages\":[{\"role\":\"system\",\"content\":\"Be "
+               "brief.\"},{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"Wetter in Z\xc3\xbcrich? "
+               "\\ud83c\\udf24\"},{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:image/"
+               "png;base64,iVBORw0KGgo=\",\"detail\":\"low\"}}]}],\"tools\":[{\"type\":"
+               "\"function\",\"function\":{\"name\":\"get_weather\",\"description\":\"Weather by "
+               "city\",\"strict\":true,\"parameters\":{\"type\":\"object\",\"properties\":{\"city\":{\"type\":"
+               "\"string\"}},\"required\":["
                "\"city\"],\"additionalProperties\":false}}}],\"tool_choice\":\"auto\",\"max_completion_tokens\":64,"
                "\"seed\":-9223372036854775808}");
     job = begin_chat(client, &desc);
@@ -469,28 +470,38 @@ static void test_body_fields(void **state) {
     desc.tool_choice = "get_weather";
     desc.extra_json = " { \"stop\" : [\"\\n\"], \"store\":false } ";
     desc.stream = true;
-    check_body(client, &desc,
-               "{\"model\":\"my \\\"d\\\"\",\"messages\":[{\"role\":\"developer\",\"content\":\"tab\\t \xef\xbf\xbd "
-               "\\u0001\"},{\"role\":\"assistant\",\"content\":null,\"name\":\"n\"},{\"role\":\"tool\",\"content\":\"{}\","
-               "\"tool_call_id\":\"call_1\"},{\"role\":\"user\",\"content\":\"x\"}],\"tool_choice\":{\"type\":"
-               "\"function\",\"function\":{\"name\":\"get_weather\"}},\"response_format\":{\"type\":\"json_object\"},"
-               "\"reasoning_effort\":\"low\",\"user\":\"u\",\"temperature\":0.2,\"top_p\":1,\"presence_penalty\":-0.5,"
-               "\"frequency_penalty\":0,\"max_tokens\":5,\"n\":2,\"logprobs\":true,\"top_logprobs\":3,"
-               "\"parallel_tool_calls\":false,\"stream\":true,\"stream_options\":{\"include_usage\":true},"
-               "\"stop\" : [\"\\n\"], \"store\":false}");
+    check_body(
+        client, &desc,
+        "{\"model\":\"my \\\"d\\\"\",\"messages\":[{\"role\":\"developer\",\"content\":\"tab\\t \xef\xbf\xbd "
+        "\\u0001\"},{\"role\":\"assistant\",\"content\":null,\"name\":\"n\"},{\"role\":\"tool\",\"content\":\"{}\","
+        "\"tool_call_id\":\"call_1\"},{\"role\":\"user\",\"content\":\"x\"}],\"tool_choice\":{\"type\":"
+        "\"function\",\"function\":{\"name\":\"get_weather\"}},\"response_format\":{\"type\":\"json_object\"},"
+        "\"reasoning_effort\":\"low\",\"user\":\"u\",\"temperature\":0.2,\"top_p\":1,\"presence_penalty\":-0.5,"
+        "\"frequency_penalty\":0,\"max_tokens\":5,\"n\":2,\"logprobs\":true,\"top_logprobs\":3,"
+        "\"parallel_tool_calls\":false,\"stream\":true,\"stream_options\":{\"include_usage\":true},"
+        "\"stop\" : [\"\\n\"], \"store\":false}");
     desc = chat_of(messages + 3, 1);
     desc.tool_choice = " {\"type\":\"function\"}";
     desc.include_usage = azo_bool(true); /* means nothing without a stream */
     desc.extra_json = "{}";
-    check_body(client, &desc, "{\"model\":\"my \\\"d\\\"\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
-                              "\"tool_choice\":{\"type\":\"function\"}}");
+    check_body(client, &desc,
+               "{\"model\":\"my \\\"d\\\"\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+               "\"tool_choice\":{\"type\":\"function\"}}");
     azo_client_close(client);
 }
 
 static void test_body_refusals(void **state) {
     static const char *const extras[] = {
-        "{\"temperature\":1}", "{\"a\":1,\"temp\\u0065rature\":1}", "{\"stream\":false}", "{\"messages\":[]}",
-        "{\"model\":\"x\"}", "{\"\\u006dodel\":1}", "[]", "{\"a\":1,}", "", "{} {}",
+        "{\"temperature\":1}",
+        "{\"a\":1,\"temp\\u0065rature\":1}",
+        "{\"stream\":false}",
+        "{\"messages\":[]}",
+        "{\"model\":\"x\"}",
+        "{\"\\u006dodel\":1}",
+        "[]",
+        "{\"a\":1,}",
+        "",
+        "{} {}",
     };
     azo_message message = azo_user("x");
     azo_chat_desc desc;
@@ -653,22 +664,22 @@ static void test_history_memory(void **state) {
 
 /* ---- chat replies ---- */
 
-#define BODY_81                                                                                                        \
-    "{\"choices\":[{\"content_filter_results\":{\"hate\":{\"filtered\":false,\"severity\":\"safe\"},\"protected_"     \
-    "material_code\":{\"filtered\":false,\"detected\":true,\"citation\":{\"URL\":\"https://example.invalid/repo\","   \
-    "\"license\":\"EXAMPLE\"}}},\"finish_reason\":\"tool_calls\",\"index\":0,\"logprobs\":null,\"message\":{"          \
-    "\"content\":null,\"refusal\":null,\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"arguments\":"           \
-    "\"{\\\"city\\\":\\\"Z\\\\u00fcrich\\\"}\",\"name\":\"get_weather\"},\"id\":\"call_A1\",\"type\":\"function\"}]"  \
-    "}}],\"created\":1760000000,\"id\":\"chatcmpl-T1\",\"model\":\"gpt-4o-2024-11-20\",\"object\":"                    \
-    "\"chat.completion\",\"prompt_filter_results\":[{\"prompt_index\":0,\"content_filter_results\":{\"jailbreak\":{"   \
-    "\"filtered\":false,\"detected\":false},\"self_harm\":{\"filtered\":false,\"severity\":\"safe\"}}}],"              \
-    "\"system_fingerprint\":\"fp_0000000000\",\"usage\":{\"completion_tokens\":17,\"completion_tokens_details\":{"     \
-    "\"accepted_prediction_tokens\":0,\"audio_tokens\":0,\"reasoning_tokens\":0,\"rejected_prediction_tokens\":0},"    \
+#define BODY_81                                                                                                      \
+    "{\"choices\":[{\"content_filter_results\":{\"hate\":{\"filtered\":false,\"severity\":\"safe\"},\"protected_"    \
+    "material_code\":{\"filtered\":false,\"detected\":true,\"citation\":{\"URL\":\"https://example.invalid/repo\","  \
+    "\"license\":\"EXAMPLE\"}}},\"finish_reason\":\"tool_calls\",\"index\":0,\"logprobs\":null,\"message\":{"        \
+    "\"content\":null,\"refusal\":null,\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"arguments\":"         \
+    "\"{\\\"city\\\":\\\"Z\\\\u00fcrich\\\"}\",\"name\":\"get_weather\"},\"id\":\"call_A1\",\"type\":\"function\"}]" \
+    "}}],\"created\":1760000000,\"id\":\"chatcmpl-T1\",\"model\":\"gpt-4o-2024-11-20\",\"object\":"                  \
+    "\"chat.completion\",\"prompt_filter_results\":[{\"prompt_index\":0,\"content_filter_results\":{\"jailbreak\":{" \
+    "\"filtered\":false,\"detected\":false},\"self_harm\":{\"filtered\":false,\"severity\":\"safe\"}}}],"            \
+    "\"system_fingerprint\":\"fp_0000000000\",\"usage\":{\"completion_tokens\":17,\"completion_tokens_details\":{"   \
+    "\"accepted_prediction_tokens\":0,\"audio_tokens\":0,\"reasoning_tokens\":0,\"rejected_prediction_tokens\":0},"  \
     "\"prompt_tokens\":61,\"prompt_tokens_details\":{\"audio_tokens\":0,\"cached_tokens\":0},\"total_tokens\":78}}"
-#define HEAD_81                                                                                                        \
-    "Content-Type: application/json\r\napim-request-id: 6a1d0c1e-0000-4000-8000-000000000001\r\n"                      \
-    "x-request-id: 6a1d0c1e-0000-4000-8000-0000000000aa\r\nX-MS-Region: \tSweden Central \r\n"                         \
-    "x-ratelimit-remaining-requests: 79\r\nx-ratelimit-remaining-tokens: 61353\r\nX-Empty:\r\n"                        \
+#define HEAD_81                                                                                   \
+    "Content-Type: application/json\r\napim-request-id: 6a1d0c1e-0000-4000-8000-000000000001\r\n" \
+    "x-request-id: 6a1d0c1e-0000-4000-8000-0000000000aa\r\nX-MS-Region: \tSweden Central \r\n"    \
+    "x-ratelimit-remaining-requests: 79\r\nx-ratelimit-remaining-tokens: 61353\r\nX-Empty:\r\n"   \
     "x-rate-limit-reset-tokens: 55\r\nx-ratelimit-reset-requests: 6m0s\r\nx-ratelimit-limit-requests: -1\r\n"
 
 static void test_reply_81(void **state) {
@@ -728,9 +739,21 @@ static void test_limit_waits(void **state) {
     static const struct {
         const char *text;
         int32_t ms;
-    } cases[] = {{"10", 10000},  {"0", 0},     {"17ms", 17},  {"6m0s", 360000}, {"1h2m3.5s", 3723500}, {"1.25", 1250},
-                 {"0s", 0},      {"", -1},     {"-1", -1},    {"x", -1},        {"5x", -1},            {"5 s", -1},
-                 {"99999999h", INT32_MAX},     {"1s1", 2000}, {"ms", -1}};
+    } cases[] = {{"10", 10000},
+                 {"0", 0},
+                 {"17ms", 17},
+                 {"6m0s", 360000},
+                 {"1h2m3.5s", 3723500},
+                 {"1.25", 1250},
+                 {"0s", 0},
+                 {"", -1},
+                 {"-1", -1},
+                 {"x", -1},
+                 {"5x", -1},
+                 {"5 s", -1},
+                 {"99999999h", INT32_MAX},
+                 {"1s1", 2000},
+                 {"ms", -1}};
     size_t i;
     (void)state;
     for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -744,8 +767,8 @@ typedef struct stream_run {
     azo_client *client;
     azo_request *job;
     azo_result result;
-    bool pauses;       /* after every event */
-    unsigned stop_at;  /* the event that answers STOP; 0: none */
+    bool pauses;      /* after every event */
+    unsigned stop_at; /* the event that answers STOP; 0: none */
     unsigned events;
     bool quiet;        /* no events in the notes */
     test_notes *notes; /* of the present piece */
@@ -849,34 +872,32 @@ static void check_stream(const char *input, const char *expected) {
     check_stream_with(NULL, true, input, expected); /* pauses neither lose nor repeat */
 }
 
-#define CHUNK_82(choices, usage)                                                                                       \
-    "data: {\"choices\":[" choices "],\"created\":1760000001,\"id\":\"chatcmpl-T2\",\"model\":\"gpt-4o-2024-11-20\","   \
+#define CHUNK_82(choices, usage)                                                                                      \
+    "data: {\"choices\":[" choices "],\"created\":1760000001,\"id\":\"chatcmpl-T2\",\"model\":\"gpt-4o-2024-11-20\"," \
     "\"object\":\"chat.completion.chunk\",\"usage\":" usage "}\n\n"
-#define CHOICE_82(delta, finish)                                                                                       \
+#define CHOICE_82(delta, finish) \
     "{\"content_filter_results\":{},\"delta\":" delta ",\"finish_reason\":" finish ",\"index\":0,\"logprobs\":null}"
 #define TOOL_82(fragment) CHUNK_82(CHOICE_82("{\"tool_calls\":[" fragment "]}", "null"), "null")
 #define BODY_82                                                                                                        \
     "data: {\"choices\":[],\"created\":0,\"id\":\"\",\"model\":\"\",\"object\":\"\",\"prompt_filter_results\":[{"      \
     "\"prompt_index\":0,\"content_filter_results\":{\"hate\":{\"filtered\":false,\"severity\":\"safe\"}}}],"           \
-    "\"usage\":null}\n\n"                                                                                              \
-    CHUNK_82(CHOICE_82("{\"content\":null,\"refusal\":null,\"role\":\"assistant\"}", "null"), "null")                   \
-    TOOL_82("{\"function\":{\"arguments\":\"\",\"name\":\"get_weather\"},\"id\":\"call_A\",\"index\":0,\"type\":"      \
-            "\"function\"}")                                                                                           \
-    ": keep-alive\n\n"                                                                                                 \
-    TOOL_82("{\"function\":{\"arguments\":\"{\\\"city\\\":\"},\"index\":0}")                                           \
-    TOOL_82("{\"function\":{\"arguments\":\"\",\"name\":\"get_time\"},\"id\":\"call_B\",\"index\":1,\"type\":"         \
-            "\"function\"}")                                                                                           \
-    TOOL_82("{\"function\":{\"arguments\":\"\\\"Bern\\\"}\"},\"index\":0}")                                            \
-    TOOL_82("{\"function\":{\"arguments\":\"{\\\"tz\\\":\\\"CET\\\"}\"},\"index\":1}")                                 \
-    CHUNK_82(CHOICE_82("{}", "\"tool_calls\""), "null")                                                                \
-    CHUNK_82("", "{\"completion_tokens\":31,\"prompt_tokens\":70,\"total_tokens\":101}")
-#define EVENTS_82                                                                                                      \
-    "filter -1.0 '{\"hate\":{\"filtered\":false,\"severity\":\"safe\"}}'\nother 0.0 -\n"                              \
-    "tool 0.0 call_A get_weather ''\ntool 0.0 '{\"city\":'\ntool 0.1 call_B get_time ''\ntool 0.0 '\"Bern\"}'\n"       \
-    "tool 0.1 '{\"tz\":\"CET\"}'\nfinish 0.0 'tool_calls'\n"                                                           \
+    "\"usage\":null}\n\n" CHUNK_82(CHOICE_82("{\"content\":null,\"refusal\":null,\"role\":\"assistant\"}", "null"),    \
+                                   "null")                                                                             \
+        TOOL_82("{\"function\":{\"arguments\":\"\",\"name\":\"get_weather\"},\"id\":\"call_A\",\"index\":0,\"type\":"  \
+                "\"function\"}") ": keep-alive\n\n" TOOL_82("{\"function\":{\"arguments\":\"{\\\"city\\\":\"},"        \
+                                                            "\"index\":0}")                                            \
+            TOOL_82("{\"function\":{\"arguments\":\"\",\"name\":\"get_time\"},\"id\":\"call_B\",\"index\":1,\"type\":" \
+                    "\"function\"}") TOOL_82("{\"function\":{\"arguments\":\"\\\"Bern\\\"}\"},\"index\":0}")           \
+                TOOL_82("{\"function\":{\"arguments\":\"{\\\"tz\\\":\\\"CET\\\"}\"},\"index\":1}")                     \
+                    CHUNK_82(CHOICE_82("{}", "\"tool_calls\""), "null")                                                \
+                        CHUNK_82("", "{\"completion_tokens\":31,\"prompt_tokens\":70,\"total_tokens\":101}")
+#define EVENTS_82                                                                                                \
+    "filter -1.0 '{\"hate\":{\"filtered\":false,\"severity\":\"safe\"}}'\nother 0.0 -\n"                         \
+    "tool 0.0 call_A get_weather ''\ntool 0.0 '{\"city\":'\ntool 0.1 call_B get_time ''\ntool 0.0 '\"Bern\"}'\n" \
+    "tool 0.1 '{\"tz\":\"CET\"}'\nfinish 0.0 'tool_calls'\n"                                                     \
     "usage 0.0 '{\"completion_tokens\":31,\"prompt_tokens\":70,\"total_tokens\":101}'\n"
-#define REPLY_82                                                                                                       \
-    "choice - tool_calls [call_A get_weather {\"city\":\"Bern\"}] [call_B get_time {\"tz\":\"CET\"}]\n"                \
+#define REPLY_82                                                                                        \
+    "choice - tool_calls [call_A get_weather {\"city\":\"Bern\"}] [call_B get_time {\"tz\":\"CET\"}]\n" \
     "id chatcmpl-T2 tokens 70+31\n"
 
 /* Replaces every LF. */
@@ -930,28 +951,30 @@ static void test_stream_message(void **state) {
                "\\\"CET\\\"}\"}}]}");
     check_text(reply.http.body, NULL);
     check_text(reply.http.region, "Sweden Central");
-    check_text(reply.prompt_filter_json,
-               "[{\"prompt_index\":0,\"content_filter_results\":{\"hate\":{\"filtered\":false,\"severity\":\"safe\"}}}]");
+    check_text(
+        reply.prompt_filter_json,
+        "[{\"prompt_index\":0,\"content_filter_results\":{\"hate\":{\"filtered\":false,\"severity\":\"safe\"}}}]");
     azo_chat_reply_free(&reply);
     azo_client_close(client);
 }
 
-#define BODY_83                                                                                                        \
-    "data: {\"id\":\"\",\"object\":\"\",\"created\":0,\"model\":\"\",\"prompt_annotations\":[{\"prompt_index\":0,"     \
-    "\"content_filter_results\":{\"hate\":{\"filtered\":false,\"severity\":\"safe\"}}}],\"choices\":[],\"usage\":"     \
-    "null} \n\n"                                                                                                       \
+#define BODY_83                                                                                                       \
+    "data: {\"id\":\"\",\"object\":\"\",\"created\":0,\"model\":\"\",\"prompt_annotations\":[{\"prompt_index\":0,"    \
+    "\"content_filter_results\":{\"hate\":{\"filtered\":false,\"severity\":\"safe\"}}}],\"choices\":[],\"usage\":"    \
+    "null} \n\n"                                                                                                      \
     "data: {\"id\":\"chatcmpl-T3\",\"model\":\"gpt-4o\",\"choices\":[{\"index\":0,\"finish_reason\":null,"            \
-    "\"delta\":{\"role\":\"assistant\"}}],\"usage\":null}\n\n"                                                         \
+    "\"delta\":{\"role\":\"assistant\"}}],\"usage\":null}\n\n"                                                        \
     "data: {\"id\":\"chatcmpl-T3\",\"model\":\"gpt-4o\",\"choices\":[{\"index\":0,\"finish_reason\":null,"            \
-    "\"delta\":{\"content\":\"Gr\xc3\xbc" "ezi \xf0\x9f\x98\x80\"}}],\"usage\":null}\n\n"                              \
-    "data: {\"id\":\"\",\"model\":\"\",\"choices\":[{\"index\":0,\"finish_reason\":null,\"content_filter_results\":{"  \
-    "\"violence\":{\"filtered\":false,\"severity\":\"low\"}},\"content_filter_offsets\":{\"check_offset\":44}}],"      \
-    "\"usage\":null}\n\n"                                                                                              \
+    "\"delta\":{\"content\":\"Gr\xc3\xbc"                                                                             \
+    "ezi \xf0\x9f\x98\x80\"}}],\"usage\":null}\n\n"                                                                   \
+    "data: {\"id\":\"\",\"model\":\"\",\"choices\":[{\"index\":0,\"finish_reason\":null,\"content_filter_results\":{" \
+    "\"violence\":{\"filtered\":false,\"severity\":\"low\"}},\"content_filter_offsets\":{\"check_offset\":44}}],"     \
+    "\"usage\":null}\n\n"                                                                                             \
     "data: {\"id\":\"chatcmpl-T3\",\"model\":\"gpt-4o\",\"choices\":[{\"index\":0,\"finish_reason\":\"stop\","        \
-    "\"delta\":{}}],\"usage\":null}\n\n"                                                                               \
+    "\"delta\":{}}],\"usage\":null}\n\n"                                                                              \
     "data: {\"id\":\"\",\"model\":\"\",\"choices\":[{\"index\":0,\"finish_reason\":\"content_filter\","               \
-    "\"content_filter_results\":{\"protected_material_text\":{\"detected\":true,\"filtered\":true}}}],\"usage\":"      \
-    "null}\n\n"                                                                                                        \
+    "\"content_filter_results\":{\"protected_material_text\":{\"detected\":true,\"filtered\":true}}}],\"usage\":"     \
+    "null}\n\n"                                                                                                       \
     "data: [DONE] \n\n"
 
 static void test_stream_83(void **state) {
@@ -967,8 +990,8 @@ static void test_stream_83(void **state) {
                  "id chatcmpl-T3 tokens -1+-1\n");
 }
 
-#define DELTA(content)                                                                                                 \
-    "data: {\"id\":\"i\",\"choices\":[{\"index\":0,\"finish_reason\":null,\"delta\":{\"content\":\"" content           \
+#define DELTA(content)                                                                                       \
+    "data: {\"id\":\"i\",\"choices\":[{\"index\":0,\"finish_reason\":null,\"delta\":{\"content\":\"" content \
     "\"}}]}\n\n"
 #define STOP_CHUNK "data: {\"choices\":[{\"index\":0,\"finish_reason\":\"stop\",\"delta\":{}}]}\n\n"
 
@@ -991,7 +1014,8 @@ static void test_stream_ends(void **state) {
     check_stream(DELTA("Par"), "text 0.0 'Par'\nAZO_ERR_STREAM\nchoice 'Par' -\nid i tokens -1+-1\n");
     check_stream(DELTA("Par") "data: {\"choices\":[{\"index\":0,\"del",
                  "text 0.0 'Par'\nAZO_ERR_STREAM\nchoice 'Par' -\nid i tokens -1+-1\n");
-    check_stream(DELTA("a") STOP_CHUNK, "text 0.0 'a'\nfinish 0.0 'stop'\nAZO_OK\nchoice 'a' stop\nid i tokens -1+-1\n");
+    check_stream(DELTA("a") STOP_CHUNK,
+                 "text 0.0 'a'\nfinish 0.0 'stop'\nAZO_OK\nchoice 'a' stop\nid i tokens -1+-1\n");
     check_stream(DELTA("a") "data: [DONE]", "text 0.0 'a'\nAZO_OK\nchoice 'a' -\nid i tokens -1+-1\n");
     check_stream(DELTA("a") "data: {\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}]}",
                  "text 0.0 'a'\nfinish 0.0 'stop'\nAZO_OK\nchoice 'a' stop\nid i tokens -1+-1\n");
@@ -1033,18 +1057,19 @@ static void test_stream_choices(void **state) {
                  "\"b\\ud83d\\ude00\"}}]}\n\n"
                  "data: [DONE]\n\n",
                  "text 1.0 'B'\ntext 0.0 'A'\nrefusal 0.0 'no'\nother 0.0 -\ntext 0.0 'a'\n"
-                 "text 1.0 'b\\xf0\\x9f\\x98\\x80'\nAZO_OK\nchoice 'Aa' refusal 'no' -\nchoice 'Bb\\xf0\\x9f\\x98\\x80' -\n"
-                 "choice '' -\nid - tokens -1+-1\n");
+                 "text 1.0 'b\\xf0\\x9f\\x98\\x80'\nAZO_OK\nchoice 'Aa' refusal 'no' -\nchoice "
+                 "'Bb\\xf0\\x9f\\x98\\x80' -\nchoice '' -\nid - tokens -1+-1\n");
     /* fragments without an index, ids that are repeated, an object as arguments */
-    check_stream("data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"id\":\"c1\",\"function\":{\"name\":\"f\",\"arguments"
-                 "\":\"1\"}}]}}]}\n\n"
-                 "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"function\":{\"arguments\":\"2\"}}]}}]}\n\n"
-                 "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"id\":\"c2\",\"function\":{\"name\":\"g\",\"arguments"
-                 "\":{\"x\":1}}}]}}]}\n\n"
-                 "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"id\":\"c1\",\"function\":{\"arguments\":\"3\"}}]},"
-                 "\"finish_reason\":\"tool_calls\"}]}\n\n",
-                 "tool 0.0 c1 f '1'\ntool 0.0 '2'\ntool 0.1 c2 g '{\"x\":1}'\ntool 0.0 '3'\nfinish 0.0 'tool_calls'\n"
-                 "AZO_OK\nchoice - tool_calls [c1 f 123] [c2 g {\"x\":1}]\nid - tokens -1+-1\n");
+    check_stream(
+        "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"id\":\"c1\",\"function\":{\"name\":\"f\",\"arguments"
+        "\":\"1\"}}]}}]}\n\n"
+        "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"function\":{\"arguments\":\"2\"}}]}}]}\n\n"
+        "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"id\":\"c2\",\"function\":{\"name\":\"g\",\"arguments"
+        "\":{\"x\":1}}}]}}]}\n\n"
+        "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"id\":\"c1\",\"function\":{\"arguments\":\"3\"}}]},"
+        "\"finish_reason\":\"tool_calls\"}]}\n\n",
+        "tool 0.0 c1 f '1'\ntool 0.0 '2'\ntool 0.1 c2 g '{\"x\":1}'\ntool 0.0 '3'\nfinish 0.0 'tool_calls'\n"
+        "AZO_OK\nchoice - tool_calls [c1 f 123] [c2 g {\"x\":1}]\nid - tokens -1+-1\n");
     check_stream("data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":128,\"id\":\"c1\"}]}}]}\n\n",
                  "AZO_ERR_JSON\nchoice - -\nid - tokens -1+-1\n");
     check_stream("data: {\"choices\":[{\"index\":-1,\"delta\":{}}]}\n\n", "AZO_ERR_JSON\nid - tokens -1+-1\n");
@@ -1104,7 +1129,8 @@ static void test_stream_interleaved(void **state) {
     (void)state;
     play_head(job, 200, "");
     for (i = 0; i < 4000; i++) {
-        snprintf(chunk, sizeof chunk, "data: {\"choices\":[{\"index\":%d,\"delta\":{\"content\":\"%d|\"}}]}\n\n", i % 2, i);
+        snprintf(chunk, sizeof chunk, "data: {\"choices\":[{\"index\":%d,\"delta\":{\"content\":\"%d|\"}}]}\n\n", i % 2,
+                 i);
         assert_int_equal(play_piece(job, azo_s(chunk)), AZO_OK);
     }
     assert_true(((azoi_chat *)job->data)->arena.len < 120000);
@@ -1126,8 +1152,8 @@ static void test_stream_restart(void **state) {
     azo_error err;
     (void)state;
     play_head(job, 200, "");
-    assert_int_equal(play_piece(job, azo_s(DELTA("lost") "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"x")),
-                     AZO_OK);
+    assert_int_equal(
+        play_piece(job, azo_s(DELTA("lost") "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"x")), AZO_OK);
     azoi_job_start_over(job);
     assert_int_equal(play(job, 200, "", DELTA("kept") STOP_CHUNK), AZO_OK);
     assert_int_equal(azo_chat_end(job, &reply, &err), AZO_OK);
@@ -1177,9 +1203,11 @@ static void test_custom_tools(void **state) {
     azo_chat_reply reply;
     azo_error err;
     (void)state;
-    assert_int_equal(play(job, 200, "", "{\"choices\":[{\"message\":{\"content\":\"\",\"refusal\":\"r\",\"tool_calls\":[{"
-                                        "\"id\":\"i\",\"type\":\"custom\",\"custom\":{\"name\":\"n\",\"input\":\"raw\"}},"
-                                        "{\"id\":\"j\",\"function\":{\"name\":\"m\",\"arguments\":\"{}\"}}]}}]}"), AZO_OK);
+    assert_int_equal(play(job, 200, "",
+                          "{\"choices\":[{\"message\":{\"content\":\"\",\"refusal\":\"r\",\"tool_calls\":[{"
+                          "\"id\":\"i\",\"type\":\"custom\",\"custom\":{\"name\":\"n\",\"input\":\"raw\"}},"
+                          "{\"id\":\"j\",\"function\":{\"name\":\"m\",\"arguments\":\"{}\"}}]}}]}"),
+                     AZO_OK);
     assert_int_equal(azo_chat_end(job, &reply, &err), AZO_OK);
     check_text(reply.message_json,
                "{\"role\":\"assistant\",\"content\":\"\",\"refusal\":\"r\",\"tool_calls\":[{\"id\":\"i\",\"type\":"
@@ -1270,9 +1298,11 @@ static void test_begin_in_callback(void **state) {
     desc.on_event = on_event_that_begins;
     desc.user_data = &run;
     job = begin_chat(run.client, &desc);
-    assert_int_equal(play(job, 200, "", "{\"choices\":[{\"message\":{\"content\":\"x\",\"tool_calls\":[{\"id\":\"i\","
-                                        "\"function\":{\"name\":\"n\",\"arguments\":\"{}\"}}]},\"finish_reason\":\"stop\""
-                                        "}]}"), AZO_OK);
+    assert_int_equal(play(job, 200, "",
+                          "{\"choices\":[{\"message\":{\"content\":\"x\",\"tool_calls\":[{\"id\":\"i\","
+                          "\"function\":{\"name\":\"n\",\"arguments\":\"{}\"}}]},\"finish_reason\":\"stop\""
+                          "}]}"),
+                     AZO_OK);
     assert_int_equal(run.count, 3);
     assert_int_equal(azo_chat_end(job, &reply, NULL), AZO_OK);
     check_text(reply.text, "x");
@@ -1300,13 +1330,13 @@ typedef struct refusal_case {
     const char *words;  /* in the message */
 } refusal_case;
 
-#define BODY_A                                                                                                         \
-    "{\"error\":{\"message\":\"synthetic: prompt blocked\",\"type\":null,\"param\":\"prompt\",\"code\":"               \
-    "\"content_filter\",\"status\":400,\"innererror\":{\"code\":\"ResponsibleAIPolicyViolation\","                     \
-    "\"content_filter_result\":{\"hate\":{\"filtered\":false,\"severity\":\"safe\"},\"jailbreak\":{\"filtered\":"      \
+#define BODY_A                                                                                                    \
+    "{\"error\":{\"message\":\"synthetic: prompt blocked\",\"type\":null,\"param\":\"prompt\",\"code\":"          \
+    "\"content_filter\",\"status\":400,\"innererror\":{\"code\":\"ResponsibleAIPolicyViolation\","                \
+    "\"content_filter_result\":{\"hate\":{\"filtered\":false,\"severity\":\"safe\"},\"jailbreak\":{\"filtered\":" \
     "false,\"detected\":false},\"violence\":{\"filtered\":true,\"severity\":\"medium\"}}}}}"
-#define BODY_B                                                                                                         \
-    "{\"error\":{\"message\":\"synthetic: parameter not allowed\",\"type\":\"invalid_request_error\",\"param\":"       \
+#define BODY_B                                                                                                   \
+    "{\"error\":{\"message\":\"synthetic: parameter not allowed\",\"type\":\"invalid_request_error\",\"param\":" \
     "\"max_tokens\",\"code\":\"unsupported_parameter\"}}"
 #define BODY_C "{\"error\":{\"code\":\"401\",\"message\":\"synthetic: bad key or endpoint\"}}"
 #define BODY_D "{\"statusCode\":401,\"message\":\"synthetic: token missing, expired or wrong audience\"}"
@@ -1317,18 +1347,20 @@ typedef struct refusal_case {
 #define BODY_I "{\"error\":{\"code\":\"Timeout\",\"message\":\"synthetic: took too long\"}}"
 #define BODY_J "{\"error\":{\"code\":\"OperationParameterInvalid\",\"message\":\"synthetic: stream not supported\"}}"
 #define BODY_K "{\"error\":{\"code\":\"429\",\"message\":\"synthetic: token rate limit, retry after 7 seconds\"}}"
-#define BODY_L "{\"error\":{\"message\":\"synthetic: server error\",\"type\":\"server_error\",\"param\":null,\"code\":null}}"
-#define BODY_M                                                                                                         \
+#define BODY_L \
+    "{\"error\":{\"message\":\"synthetic: server error\",\"type\":\"server_error\",\"param\":null,\"code\":null}}"
+#define BODY_M \
     "{\"statusCode\":500,\"message\":\"synthetic: internal\",\"activityId\":\"00000000-0000-4000-8000-000000000005\"}"
-#define BODY_N                                                                                                         \
-    "{\"error\":{\"requestid\":\"00000000-0000-4000-8000-000000000006\",\"code\":400,\"message\":\"synthetic: data "   \
+#define BODY_N                                                                                                       \
+    "{\"error\":{\"requestid\":\"00000000-0000-4000-8000-000000000006\",\"code\":400,\"message\":\"synthetic: data " \
     "source invalid\"}}"
 
 static const refusal_case refusals[] = {
     {400, "apim-request-id: rq-1\r\n", BODY_A, true, VERSION, AZO_ERR_CONTENT_FILTER, AZO_WHO_PROMPT, "content_filter",
      "synthetic: prompt blocked", "blocked the prompt: violence medium (content_filter, HTTP 400, request rq-1)"},
-    {400, "", "{\"error\":{\"code\":\"BadRequest\",\"message\":\"x\",\"inner_error\":{\"code\":"
-              "\"ResponsibleAIPolicyViolation\",\"content_filter_results\":{\"jailbreak\":{\"filtered\":true}}}}}",
+    {400, "",
+     "{\"error\":{\"code\":\"BadRequest\",\"message\":\"x\",\"inner_error\":{\"code\":"
+     "\"ResponsibleAIPolicyViolation\",\"content_filter_results\":{\"jailbreak\":{\"filtered\":true}}}}}",
      true, VERSION, AZO_ERR_CONTENT_FILTER, AZO_WHO_PROMPT, "BadRequest", "x", ": jailbreak (BadRequest"},
     {400, "", BODY_B, true, VERSION, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "unsupported_parameter",
      "synthetic: parameter not allowed", "max_completion_tokens"},
@@ -1345,8 +1377,9 @@ static const refusal_case refusals[] = {
      "403", NULL, "network rules"},
     {403, "", "{\"code\":\"403\",\"message\":\"something\"}", true, VERSION, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE, "403",
      "something", "forbids this call (HTTP 403)"},
-    {403, "", "{\"error\":{\"code\":\"AuthenticationTypeDisabled\",\"message\":\"Key based authentication is disabled\"}}",
-     true, VERSION, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE, "AuthenticationTypeDisabled", NULL, "Entra ID"},
+    {403, "",
+     "{\"error\":{\"code\":\"AuthenticationTypeDisabled\",\"message\":\"Key based authentication is disabled\"}}", true,
+     VERSION, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE, "AuthenticationTypeDisabled", NULL, "Entra ID"},
     {404, "", BODY_G, true, VERSION, AZO_ERR_NOT_FOUND, AZO_WHO_RESOURCE, "DeploymentNotFound", NULL,
      "No deployment named 'gpt-x' on contoso.openai.azure.com (DeploymentNotFound, HTTP 404)"},
     {404, "", BODY_G, true, NULL, AZO_ERR_NOT_FOUND, AZO_WHO_RESOURCE, "DeploymentNotFound", NULL, "'gpt-x'"},
@@ -1365,29 +1398,31 @@ static const refusal_case refusals[] = {
      "tokens"},
     {429, "x-rate-limit-reset-tokens: 55\r\n", BODY_K, true, VERSION, AZO_ERR_RATE_LIMIT, AZO_WHO_WAIT, "429", NULL,
      "Wait 55 s"},
-    {429, "retry-after: 86400\r\n", BODY_K, true, VERSION, AZO_ERR_RATE_LIMIT, AZO_WHO_WAIT, "429", NULL, "Wait 86400 s"},
+    {429, "retry-after: 86400\r\n", BODY_K, true, VERSION, AZO_ERR_RATE_LIMIT, AZO_WHO_WAIT, "429", NULL,
+     "Wait 86400 s"},
     {429, "policy-id: DeploymentRatelimit-Call\r\n", "{\"error\":{\"code\":\"insufficient_quota\"}}", true, VERSION,
      AZO_ERR_RATE_LIMIT, AZO_WHO_RESOURCE, "insufficient_quota", "", "requests per minute"},
     {500, "", BODY_L, true, VERSION, AZO_ERR_SERVICE, AZO_WHO_WAIT, "server_error", NULL, "(server_error, HTTP 500)"},
     {500, "", BODY_M, true, VERSION, AZO_ERR_SERVICE, AZO_WHO_WAIT, "", "synthetic: internal", "failed (HTTP 500)"},
     {400, "", BODY_N, true, VERSION, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "400", "synthetic: data source invalid",
      "refused the request (HTTP 400)"},
-    {503, "Content-Type: text/html\r\n", "<html><head><title>503</title></head><body>Service\r\n Unavailable</body></html>",
-     true, VERSION, AZO_ERR_SERVICE, AZO_WHO_WAIT, "",
-     "<html><head><title>503</title></head><body>Service   Unavailable</body></html>", "HTTP 503"},
+    {503, "Content-Type: text/html\r\n",
+     "<html><head><title>503</title></head><body>Service\r\n Unavailable</body></html>", true, VERSION, AZO_ERR_SERVICE,
+     AZO_WHO_WAIT, "", "<html><head><title>503</title></head><body>Service   Unavailable</body></html>", "HTTP 503"},
     {504, "Content-Length: 0\r\n", "", true, VERSION, AZO_ERR_SERVICE, AZO_WHO_WAIT, "", "", "HTTP 504"},
     {413, "Content-Type: text/plain\r\n", "too large", true, VERSION, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "",
      "too large", "too long"},
     {431, "", "", true, VERSION, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "", "", "ten headers"},
     {415, "", "{\"detail\":\"media\"}", true, VERSION, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "", "media", "HTTP 415"},
-    {400, "", "{\"error\":{\"code\":\"BadRequest\",\"message\":\"This API version is not supported\"}}", true, "2020-01-01",
-     AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "BadRequest", NULL, "API version '2020-01-01'"},
+    {400, "", "{\"error\":{\"code\":\"BadRequest\",\"message\":\"This API version is not supported\"}}", true,
+     "2020-01-01", AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "BadRequest", NULL, "API version '2020-01-01'"},
     {400, "", "{\"error\":\"just words\"}", true, VERSION, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "", "just words", ""},
-    {400, "", "{\"error\":{\"code\":{\"a\":1},\"message\":[1]},\"message\":\"outer\"}", true, VERSION, AZO_ERR_BAD_REQUEST,
-     AZO_WHO_PROGRAM, "", "outer", ""},
+    {400, "", "{\"error\":{\"code\":{\"a\":1},\"message\":[1]},\"message\":\"outer\"}", true, VERSION,
+     AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "", "outer", ""},
     {400, "", "{\"error\":{\"code\":\"x. Y\",\"message\":\"a\\u0000b\\u001b[1m\\ud800\"}}", true, VERSION,
      AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "x. Y", "a?b?[1m\xef\xbf\xbd", "refused the request (HTTP 400)"},
-    {400, "", "{\"detail\":[{\"input\":\"the prompt\"}]}", true, VERSION, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "", "", ""},
+    {400, "", "{\"detail\":[{\"input\":\"the prompt\"}]}", true, VERSION, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "", "",
+     ""},
     {400, "", "{\"cut\":\"the pro", true, VERSION, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "", "", ""},
     {400, "", "[1]", true, VERSION, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "", "", ""},
     {700, "", "", true, VERSION, AZO_ERR_HTTP, AZO_WHO_REPORT, "", "", "HTTP 700"},
@@ -1465,9 +1500,9 @@ static void test_refusal_secrets(void **state) {
     for (plain = 0; plain < 2; plain++) {
         client = client_of(&desc);
         job = begin_hello(client, false);
-        (void)play(job, 401, "", plain ? "key " KEY " and subscription-secret"
-                                       : "{\"error\":{\"code\":\"" KEY "\",\"message\":\"key " KEY
-                                         " and subscription-secret\"}}");
+        (void)play(job, 401, "",
+                   plain ? "key " KEY " and subscription-secret"
+                         : "{\"error\":{\"code\":\"" KEY "\",\"message\":\"key " KEY " and subscription-secret\"}}");
         assert_int_equal(azo_chat_end(job, NULL, &err), AZO_ERR_UNAUTHORIZED);
         assert_null(strstr(err.detail, KEY));
         assert_null(strstr(err.detail, "subscription-secret"));
@@ -1521,9 +1556,9 @@ static azo_request *begin_embed(azo_client *client, const azo_embed_desc *desc) 
     return job;
 }
 
-#define BODY_85                                                                                                        \
-    "{\"object\":\"list\",\"data\":[{\"object\":\"embedding\",\"index\":1,\"embedding\":\"AACAPgAAAL8AAIA/\"},{"       \
-    "\"object\":\"embedding\",\"index\":0,\"embedding\":[0.25,-0.5,1e0]}],\"model\":\"text-embedding-3-small\","       \
+#define BODY_85                                                                                                  \
+    "{\"object\":\"list\",\"data\":[{\"object\":\"embedding\",\"index\":1,\"embedding\":\"AACAPgAAAL8AAIA/\"},{" \
+    "\"object\":\"embedding\",\"index\":0,\"embedding\":[0.25,-0.5,1e0]}],\"model\":\"text-embedding-3-small\"," \
     "\"usage\":{\"prompt_tokens\":2,\"total_tokens\":2}}"
 
 static void check_rows(const char *body, size_t dimensions) {
@@ -1568,7 +1603,8 @@ static void test_embeddings(void **state) {
     (void)state;
     desc.dimensions = 3;
     job = begin_embed(client, &desc);
-    assert_string_equal(job->spec.body.ptr, "{\"input\":[\"a\",\"b\"],\"encoding_format\":\"base64\",\"dimensions\":3}");
+    assert_string_equal(job->spec.body.ptr,
+                        "{\"input\":[\"a\",\"b\"],\"encoding_format\":\"base64\",\"dimensions\":3}");
     assert_string_equal(job->spec.target.ptr, "/openai/deployments/d/embeddings?api-version=2024-10-21");
     assert_int_equal(play(job, 200, "", BODY_85), AZO_OK);
     assert_int_equal(azo_embed_end(job, &reply, NULL), AZO_OK);
@@ -1577,14 +1613,17 @@ static void test_embeddings(void **state) {
     azo_client_close(client);
     check_rows(BODY_85, 3);
     check_rows(" { \"usage\" : null , \"data\" : [ { \"embedding\" : [ 0.25 , -5e-1 , 1 ] , \"index\" : 1 } , { "
-               "\"embedding\" : \"AACAPgAAAL8AAIA/\" , \"index\" : 0 } ] } ", 3);
+               "\"embedding\" : \"AACAPgAAAL8AAIA/\" , \"index\" : 0 } ] } ",
+               3);
 }
 
 static void test_embeddings_order(void **state) {
     (void)state;
     check_rows("{\"data\":[{\"embedding\":[0.25,-0.5]},{\"embedding\":\"AACAPgAAAL8=\"}]}", 2);
-    check_rows("{\"data\":[{\"embedding\":\"AACAPgAAAL8AAIA\\/\",\"index\":0},{\"index\":1,\"embedding\":\"AACAPgAAAL8AAIA"
-               "\\u002f\"}]}", 3);
+    check_rows(
+        "{\"data\":[{\"embedding\":\"AACAPgAAAL8AAIA\\/\",\"index\":0},{\"index\":1,\"embedding\":\"AACAPgAAAL8AAIA"
+        "\\u002f\"}]}",
+        3);
     check_rows("{\"data\":[{\"index\":0,\"embedding\":[0.25]},{\"index\":1,\"embedding\":\"AACAPg==\"}]}", 1);
 }
 
@@ -1610,7 +1649,8 @@ static void test_embeddings_refused(void **state) {
         {"{\"data\":[{\"index\":0,\"embedding\":\"AACAPgA=\"}]}", AZO_ERR_JSON, "base64"},
         {"{\"data\":[{\"index\":0,\"embedding\":[1,2]},{\"index\":1,\"embedding\":[1]}]}", AZO_ERR_JSON, "differ"},
         {"{\"data\":[{\"index\":0,\"embedding\":[1]},{\"index\":1,\"embedding\":[1,2]}]}", AZO_ERR_JSON, "differ"},
-        {"{\"data\":[{\"index\":0,\"embedding\":[1]},{\"index\":1,\"embedding\":\"AACAPgAAAL8=\"}]}", AZO_ERR_JSON, "differ"},
+        {"{\"data\":[{\"index\":0,\"embedding\":[1]},{\"index\":1,\"embedding\":\"AACAPgAAAL8=\"}]}", AZO_ERR_JSON,
+         "differ"},
         {"{\"data\":[{\"index\":0,\"embedding\":[1,null]}]}", AZO_ERR_JSON, "malformed"},
         {"{\"data\":[{\"index\":0,\"embedding\":[1e39,1]}]}", AZO_ERR_JSON, "malformed"},
         {"{\"data\":[{\"index\":0,\"embedding\":[1,]}]}", AZO_ERR_JSON, ""},
@@ -1693,7 +1733,8 @@ static const raw_case raws[] = {
     {VERSION, "DELETE", "/files/file-1%2F", "a=b&c=%20", NULL, NULL,
      "DELETE /openai/files/file-1%2F?a=b&c=%20&api-version=2024-10-21|Accept: application/json\r\n"},
     {"preview", NULL, "/responses", "a=b", NULL, "{}",
-     "POST /openai/v1/responses?a=b&api-version=preview|Content-Type: application/json\r\nAccept: application/json\r\n"},
+     "POST /openai/v1/responses?a=b&api-version=preview|Content-Type: application/json\r\nAccept: "
+     "application/json\r\n"},
     {VERSION, NULL, "/audio/speech", NULL, "tts 1", "{}",
      "POST /openai/deployments/tts%201/audio/speech?api-version=2024-10-21|Content-Type: application/json\r\n"
      "Accept: application/json\r\n"},
@@ -1859,7 +1900,8 @@ static void test_raw_replies(void **state) {
         check_raw(0, pauses, 200, "{\"a\":1}", AZO_OK, "", "{\"a\":1}");
         check_raw(1, pauses, 200, "bytes", AZO_OK, "bytes", NULL);
         check_raw(1, pauses, 404, BODY_G, AZO_ERR_NOT_FOUND, "", BODY_G);
-        check_raw(2, pauses, 200, "event: e\ndata: {}\n\ndata: x\n\n: c\n\ndata: last", AZO_OK, "e '{}'- 'x'- 'last'", NULL);
+        check_raw(2, pauses, 200, "event: e\ndata: {}\n\ndata: x\n\n: c\n\ndata: last", AZO_OK, "e '{}'- 'x'- 'last'",
+                  NULL);
         check_raw(2, pauses, 200, "data: 1\n\ndata: [DONE]\n\ndata: 2\n\n", AZO_OK, "- '1'- '[DONE]'", NULL);
         check_raw(2, pauses, 200, " {\"a\":1}", AZO_OK, "", "{\"a\":1}");
         check_raw(2, pauses, 500, BODY_L, AZO_ERR_SERVICE, "", BODY_L);
@@ -1921,8 +1963,9 @@ static azo_result failing_begin(int kind, azo_client *client, azo_request **job,
     chat.extra_json = "{\"stop\":\"x\"}";
     memset(&raw, 0, sizeof raw);
     raw.path = "/models";
-    return kind == 2 ? azo_embed_begin(client, &embed, job, err)
-           : kind == 3 ? azo_raw_begin(client, &raw, job, err) : azo_chat_begin(client, &chat, job, err);
+    return kind == 2   ? azo_embed_begin(client, &embed, job, err)
+           : kind == 3 ? azo_raw_begin(client, &raw, job, err)
+                       : azo_chat_begin(client, &chat, job, err);
 }
 
 static void failing_chat_end(int kind, azo_request *job, const test_memory *memory) {
