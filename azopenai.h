@@ -1195,55 +1195,47 @@ typedef struct azoi_pump {
 
 /* ---- transport ---- */
 
+enum { AZOI_MAX_HOST = 255, AZOI_MAX_KNOWN = 6 };
+
 #ifndef AZO_NO_SOCKETS
-/* What a name resolved to; kept for the life of the client, or until none of it answers any more. */
-typedef struct azoi_addresses {
-    struct azoi_addresses *next;
-    struct addrinfo *list; /* getaddrinfo's */
-    size_t winner; /* the one that answered last time is tried first; see azoi_address_at */
-    bool stale;    /* none answered: look up again */
-    size_t users;  /* sockets that are being connected to one of them */
-    size_t block_size;
-    const char *host; /* in this block */
-    uint16_t port;
-} azoi_addresses;
+enum { AZOI_MAX_ADDRESSES = 8 }; /* tried for one connection */
+
+typedef union azoi_address {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+} azoi_address;
 
 /* One connection of the built-in transport: at most two sockets race (RFC 8305). */
 typedef struct azoi_socket {
-    int fd[2]; /* -1: none; fd[0] is the one that won, once connected */
-    size_t to[2]; /* number of the address */
-    azoi_addresses *addresses; /* NULL: not looked up yet, or connected */
-    size_t tried;              /* addresses so far */
-    int64_t stagger_at;        /* when to start the second one */
+    int fd[2];    /* -1: none; fd[0] is the one that won, once connected */
+    size_t to[2]; /* its place in list[] */
+    azoi_address list[AZOI_MAX_ADDRESSES];
+    size_t count; /* 0: not looked up yet */
+    size_t tried;
+    int64_t stagger_at; /* when to start the second one */
     bool connected;
     int last_errno;
-    size_t block_size;
-    const char *host; /* in this block */
+    const char *host; /* lives as long as the stream */
     uint16_t port;
     uint32_t id;
 } azoi_socket;
 #endif
 
-#ifdef MBEDTLS_SSL_SESSION_TICKETS
-/* A TLS session to resume. Its trust is the client's, which never changes. */
-typedef struct azoi_session {
-    struct azoi_session *next;
+/* What is known of a host, for the next connection to it. A session's trust is the client's, which never changes. */
+typedef struct azoi_known {
+    char host[AZOI_MAX_HOST + 1];
+    uint16_t port; /* 0: this place is free */
+    bool has_session;
+    bool once; /* it is a TLS 1.3 ticket: not to be used twice (RFC 8446 C.4) */
     mbedtls_ssl_session session;
-    size_t block_size;
-    const char *host; /* in this block */
-    uint16_t port;
-    bool once; /* a TLS 1.3 ticket: not to be used twice (RFC 8446 C.4) */
-} azoi_session;
+#ifndef AZO_NO_SOCKETS
+    azoi_address list[AZOI_MAX_ADDRESSES]; /* the one that answered last time first */
+    size_t count; /* 0: not looked up, or none of them answers any more */
 #endif
+} azoi_known;
 
-enum { AZOI_MAX_DER = 8192, AZOI_CA_CHUNK = 4096 };
-
-typedef enum azoi_scan_mode {
-    AZOI_SCAN_TEXT, /* outside a block, behind the start of a line */
-    AZOI_SCAN_MARK, /* matching the line that opens a block */
-    AZOI_SCAN_BODY, /* decoding base64 */
-    AZOI_SCAN_SKIP  /* in a block that is not wanted or no good */
-} azoi_scan_mode;
+enum { AZOI_MAX_DER = 8192, AZOI_MAX_PEM = 12288 };
 
 /* Looks through PEM text for certificates whose subject issued one of `chain`. */
 typedef struct azoi_scan {
@@ -1251,15 +1243,10 @@ typedef struct azoi_scan {
     mbedtls_x509_crt found; /* a list */
     int found_count;
     size_t certificates; /* seen, wanted or not */
-    azo_result failed;   /* AZO_OK or AZO_ERR_MEMORY */
-    azoi_scan_mode mode;
-    size_t matched;  /* bytes of the opening line */
-    bool wanted;     /* the subject of this block is one that is looked for */
-    uint32_t bits;   /* of an unfinished group of four characters */
-    unsigned digits; /* in it */
-    size_t len;      /* of der[] */
+    bool mid_line;       /* text[] does not begin a line */
+    size_t len;          /* of text[] */
+    char text[AZOI_MAX_PEM]; /* of a file: what was read and not dealt with */
     unsigned char der[AZOI_MAX_DER];
-    char chunk[AZOI_CA_CHUNK];
 } azoi_scan;
 
 /* What all streams of a client share. */
@@ -1268,7 +1255,6 @@ typedef struct azoi_net {
     azo_transport transport;
     azo_clock clock;
     azo_logger logger;
-    azoi_buf log_line; /* scratch for one line of the log */
     azoi_buf ca_file; /* the desc's or SSL_CERT_FILE's; empty: the usual places */
     azoi_buf ca_pem;  /* anchors from memory; empty: files */
     bool tls_ready;
@@ -1278,16 +1264,10 @@ typedef struct azoi_net {
 #endif
     mbedtls_ssl_config config;
     const char *alpn[2]; /* mbedTLS keeps the pointer */
-    int *suites;         /* likewise */
-    size_t suites_size;
     mbedtls_x509_crt roots; /* found so far, maybe none yet; only grows */
     int root_count;
-#ifdef MBEDTLS_SSL_SESSION_TICKETS
-    azoi_session *sessions;
-#endif
-#ifndef AZO_NO_SOCKETS
-    azoi_addresses *addresses;
-#endif
+    azoi_known known[AZOI_MAX_KNOWN];
+    size_t next_known;
     uint32_t jitter; /* state of the generator for waits */
 } azoi_net;
 
@@ -1297,6 +1277,7 @@ typedef struct azoi_stream {
     void *conn; /* the transport's; NULL: closed */
     mbedtls_ssl_context *tls;
     const char *host; /* lives as long as the stream */
+    char name[AZOI_MAX_HOST + 1]; /* for certificates */
     uint16_t port;
     bool in_blocked;  /* the socket itself said "again" and nothing happened since */
     bool out_blocked;
@@ -1310,8 +1291,6 @@ typedef struct azoi_stream {
     int failed_errno;
     size_t unsent;    /* length of the write that mbedTLS has not finished */
     bool flushed;     /* it has left without mbedTLS saying so */
-    size_t seen;      /* of first[] */
-    unsigned char first[5]; /* what the peer began with: tells HTTP from TLS */
     azo_error *error; /* where to explain; NULL: nowhere */
 } azoi_stream;
 
@@ -1654,23 +1633,19 @@ typedef enum azoi_stream_mode {
     AZOI_STREAM_WHOLE    /* one body, asked for or not */
 } azoi_stream_mode;
 
-typedef struct azoi_chat_choice {
-    int index;
-    azoi_span text;
+/* A choice of a chat reply (tool -1), or one of its tool calls. */
+typedef struct azoi_chat_part {
+    int choice;
+    int tool;
+    bool custom; /* a custom tool: its input is no JSON */
+    azoi_span text; /* or a call's arguments */
     azoi_span refusal;
     azoi_span finish;
     azoi_span filter;
-    azoi_span message; /* in the buffer of azoi_chat_messages */
-} azoi_chat_choice;
-
-typedef struct azoi_chat_tool {
-    int choice;
-    int index;
-    bool custom; /* a custom tool: its input is no JSON */
-    azoi_span id;
+    azoi_span message; /* in the buffer of azoi_chat_seal */
+    azoi_span id;      /* of a call, and its name */
     azoi_span name;
-    azoi_span arguments;
-} azoi_chat_tool;
+} azoi_chat_part;
 
 /* A chat reply as it grows, from one body or from many chunks. */
 typedef struct azoi_chat {
@@ -1680,26 +1655,18 @@ typedef struct azoi_chat {
     azoi_stream_mode mode;
     azoi_sse sse;
     bool in_event;    /* sse holds an event that is not dealt with to its end */
-    bool by_line;     /* its lines are chunks of their own */
-    size_t line_at;
-    size_t line_len;
     unsigned done;    /* steps taken in the present chunk: a pause must neither lose nor repeat one */
     bool got_event;
     bool ended;       /* [DONE] */
     size_t total;     /* bytes of text so far, against max_response */
     azoi_buf arena;
-    azoi_chat_choice first; /* where one choice needs no table */
-    azoi_chat_choice *choices; /* by index */
-    size_t choice_count;
-    size_t choice_cap;
-    azoi_chat_tool *tools; /* by choice and index */
-    size_t tool_count;
-    size_t tool_cap;
+    azoi_chat_part *parts; /* by choice and tool: the calls of a choice follow it */
+    size_t count;
+    size_t cap;
     azoi_span id;
     azoi_span model;
     azoi_span prompt_filter;
     azoi_span usage;
-    int64_t counts[4]; /* prompt, cached, completion, reasoning tokens */
 } azoi_chat;
 
 typedef struct azoi_embed {
@@ -1736,12 +1703,11 @@ struct azo_history {
 /* The allocator, checked sizes and the growing buffer. Everything above allocates through here. Sizes travel with
  * pointers, since an allocator hook is told them when it frees. */
 
-/* Through a volatile pointer, so that the compiler cannot prove the stores dead and drop them. */
+/* Through a volatile pointer, so that the compiler cannot know which function this is, and drop the call. */
 static void azoi_wipe(void *ptr, size_t size) {
-    volatile unsigned char *bytes = (volatile unsigned char *)ptr;
-    while (size > 0) {
-        size--;
-        bytes[size] = 0;
+    void *(*volatile fill)(void *, int, size_t) = memset;
+    if (size > 0) {
+        fill(ptr, 0, size);
     }
 }
 
@@ -1755,15 +1721,12 @@ static void *azoi_default_resize(void *ptr, size_t old_size, size_t new_size, vo
     return realloc(ptr, new_size);
 }
 
-/* An allocator that is all zero is the built-in one. Freeing NULL does not reach the hook. */
+/* Freeing NULL does not reach the hook; an allocator that is all zero is the built-in one. */
 static void *azoi_resize(const azo_allocator *a, void *ptr, size_t old_size, size_t new_size) {
     if (ptr == NULL && new_size == 0) {
         return NULL;
     }
-    if (a->resize == NULL) {
-        return azoi_default_resize(ptr, old_size, new_size, NULL);
-    }
-    return a->resize(ptr, old_size, new_size, a->user_data);
+    return (a->resize == NULL ? azoi_default_resize : a->resize)(ptr, old_size, new_size, a->user_data);
 }
 
 /* A size of 0 gives NULL. */
@@ -1776,9 +1739,7 @@ static void *azoi_alloc(const azo_allocator *a, size_t size) {
 }
 
 static void azoi_free(const azo_allocator *a, void *ptr, size_t size) {
-    if (ptr != NULL) {
-        azoi_resize(a, ptr, size, 0);
-    }
+    (void)azoi_resize(a, ptr, size, 0);
 }
 
 static bool azoi_sum(size_t a, size_t b, size_t *out) {
@@ -1794,33 +1755,27 @@ static bool azoi_product(size_t a, size_t b, size_t *out) {
 /* ---- azoi_buf: no text that is added may lie in the buffer itself ---- */
 
 static void azoi_buf_init(azoi_buf *b, const azo_allocator *a, size_t max, bool secret) {
+    memset(b, 0, sizeof *b);
     b->allocator = a;
-    b->data = NULL;
-    b->len = 0;
-    b->cap = 0;
     b->max = max;
     b->secret = secret;
-    b->failed = AZO_OK;
 }
 
-/* Moves the bytes into a block of `cap`. A secret is not left to realloc, which would leave a copy behind. */
+/* Not by realloc, which would leave a copy of a secret behind. */
 static bool azoi_buf_move(azoi_buf *b, size_t cap) {
-    char *data;
-    if (b->secret) {
-        data = (char *)azoi_resize(b->allocator, NULL, 0, cap);
-        if (data != NULL && b->data != NULL) {
-            memcpy(data, b->data, b->len);
-            azoi_wipe(b->data, b->cap);
-            azoi_free(b->allocator, b->data, b->cap);
-        }
-    } else {
-        data = (char *)azoi_resize(b->allocator, b->data, b->cap, cap);
-    }
+    char *data = (char *)azoi_resize(b->allocator, NULL, 0, cap);
     if (data == NULL) {
         b->failed = AZO_ERR_MEMORY;
         return false;
     }
+    if (b->len > 0) {
+        memcpy(data, b->data, b->len);
+    }
     data[b->len] = '\0';
+    if (b->secret) {
+        azoi_wipe(b->data, b->cap);
+    }
+    azoi_free(b->allocator, b->data, b->cap);
     b->data = data;
     b->cap = cap;
     return true;
@@ -1828,24 +1783,21 @@ static bool azoi_buf_move(azoi_buf *b, size_t cap) {
 
 /* Doubles, so that n bytes added one by one cost O(n); the doubling stops at max. */
 static bool azoi_buf_reserve(azoi_buf *b, size_t more) {
-    size_t need;
-    size_t cap;
+    size_t cap = b->cap < 32 ? 64 : b->cap > SIZE_MAX / 2 ? SIZE_MAX : b->cap * 2;
     if (b->failed != AZO_OK) {
         return false;
     }
-    if (b->len > b->max || more > b->max - b->len || !azoi_sum(b->len + more, 1, &need)) {
+    if (b->len > b->max || more > b->max - b->len || b->len + more == SIZE_MAX) {
         b->failed = AZO_ERR_LIMIT;
         return false;
     }
-    if (need <= b->cap) {
+    if (b->len + more < b->cap) {
         return true;
     }
-    cap = b->cap < 32 ? 64 : b->cap;
-    cap = cap > SIZE_MAX / 2 ? SIZE_MAX : cap * 2;
     if (cap - 1 > b->max) {
         cap = b->max + 1;
     }
-    return azoi_buf_move(b, cap < need ? need : cap);
+    return azoi_buf_move(b, b->len + more < cap ? cap : b->len + more + 1);
 }
 
 static void azoi_buf_add(azoi_buf *b, const void *bytes, size_t len) {
@@ -1888,11 +1840,11 @@ static void azoi_buf_int(azoi_buf *b, int64_t value) {
 }
 
 static void azoi_buf_drop(azoi_buf *b, size_t count) {
+    if (b->data == NULL) {
+        return;
+    }
     if (count > b->len) {
         count = b->len;
-    }
-    if (count == 0) {
-        return;
     }
     b->len -= count;
     memmove(b->data, b->data + count, b->len);
@@ -1903,24 +1855,19 @@ static void azoi_buf_drop(azoi_buf *b, size_t count) {
 }
 
 static void azoi_buf_clear(azoi_buf *b) {
-    if (b->data != NULL) {
-        if (b->secret) {
-            azoi_wipe(b->data, b->len);
-        }
-        b->data[0] = '\0';
-    }
-    b->len = 0;
+    azoi_buf_drop(b, b->len);
     b->failed = AZO_OK;
 }
 
 static void azoi_buf_free(azoi_buf *b) {
-    azoi_buf_clear(b);
-    if (b->data != NULL && b->secret) {
+    if (b->secret) {
         azoi_wipe(b->data, b->cap); /* the bytes behind len too: whoever reserves may have written there */
     }
     azoi_free(b->allocator, b->data, b->cap);
     b->data = NULL;
+    b->len = 0;
     b->cap = 0;
+    b->failed = AZO_OK;
 }
 
 static azo_str azoi_buf_view(const azoi_buf *b) {
@@ -1938,8 +1885,7 @@ static bool azoi_buf_set(azoi_buf *b, azo_str text) {
 
 /* >>strings */
 
-/* Views, ASCII, numbers, UTF-8 and encodings. Nothing here depends on the locale: toupper, isdigit and their like
- * do, and so does the decimal point of printf and strtod, which is worked around below. */
+/* Views, ASCII, UTF-8 and encodings. Nothing here depends on the locale, as toupper, isdigit and their like do. */
 
 static azo_str azoi_view(const char *ptr, size_t len) {
     azo_str view;
@@ -2002,9 +1948,7 @@ static bool azoi_equal_ci(azo_str a, const char *b) {
 
 /* What is left behind the first `count` bytes. */
 static azo_str azoi_skip(azo_str s, size_t count) {
-    if (count > s.len) {
-        count = s.len;
-    }
+    count = count > s.len ? s.len : count;
     return count == 0 ? s : azoi_view(s.ptr + count, s.len - count);
 }
 
@@ -2063,8 +2007,6 @@ static bool azoi_has_control(azo_str s) {
     return false;
 }
 
-/* ---- numbers ---- */
-
 static bool azoi_parse_u64(azo_str digits, uint64_t *out) {
     uint64_t value = 0;
     size_t i;
@@ -2079,249 +2021,47 @@ static bool azoi_parse_u64(azo_str digits, uint64_t *out) {
     return digits.len > 0;
 }
 
-/* 767 digits decide every double exactly; what follows only says on which side of a halfway point the number lies,
- * so one nonzero digit can stand for all of it. */
-enum { AZOI_MAX_DIGITS = 770 };
-
-/* A number taken apart: digits x 10^exponent. */
-typedef struct azoi_decimal {
-    bool negative;
-    int64_t exponent;
-    uint64_t leading; /* the digits as an integer, while count <= 19 */
-    size_t count;     /* without zeros in front */
-    char digits[AZOI_MAX_DIGITS + 1];
-} azoi_decimal;
-
-static void azoi_decimal_digit(azoi_decimal *d, char c) {
-    if (d->count == 0 && c == '0') {
-        return;
-    }
-    if (d->count < AZOI_MAX_DIGITS) {
-        d->digits[d->count] = c;
-        d->count++;
-        d->leading = d->leading * 10 + (uint64_t)(c - '0');
-        return;
-    }
-    d->exponent++;
-    if (c != '0') {
-        d->digits[AZOI_MAX_DIGITS - 1] = '1'; /* sticky: behind the digits that decide */
-    }
-}
-
-/* Takes a JSON number apart; false if it is none. */
-static bool azoi_decimal_read(azoi_decimal *d, azo_str number) {
-    size_t at = 0;
-    size_t start;
-    int64_t power = 0;
-    bool negative_power;
-    d->negative = number.len > 0 && number.ptr[0] == '-';
-    d->exponent = 0;
-    d->leading = 0;
-    d->count = 0;
-    at += d->negative ? 1 : 0;
-    for (start = at; at < number.len && azoi_is_digit(number.ptr[at]); at++) {
-        azoi_decimal_digit(d, number.ptr[at]);
-    }
-    if (at == start || (number.ptr[start] == '0' && at > start + 1)) {
-        return false;
-    }
-    if (at < number.len && number.ptr[at] == '.') {
-        for (start = ++at; at < number.len && azoi_is_digit(number.ptr[at]); at++) {
-            azoi_decimal_digit(d, number.ptr[at]);
-            d->exponent--;
-        }
-        if (at == start) {
-            return false;
-        }
-    }
-    if (at == number.len) {
-        return true;
-    }
-    if (azoi_lower(number.ptr[at]) != 'e') {
-        return false;
-    }
-    at++;
-    negative_power = at < number.len && number.ptr[at] == '-';
-    at += at < number.len && (number.ptr[at] == '-' || number.ptr[at] == '+') ? 1 : 0;
-    for (start = at; at < number.len && azoi_is_digit(number.ptr[at]); at++) {
-        power = power > INT64_MAX / 20 ? power : power * 10 + (number.ptr[at] - '0');
-    }
-    d->exponent += negative_power ? -power : power;
-    return at == number.len && at > start;
-}
-
-/* Up to 15 digits and 10^22 are exact in a double, so one rounding is left (Clinger 1990). Only where the compiler
- * computes in double, not in the wider registers of the x87. */
-static bool azoi_decimal_fast(const azoi_decimal *d, double *out) {
-#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD == 0
-    static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
-                                    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
-    if (d->count > 15 || d->exponent < -22 || d->exponent > 22) {
-        return false;
-    }
-    *out = (double)d->leading;
-    if (d->exponent < 0) {
-        *out /= powers[-d->exponent];
-    } else {
-        *out *= powers[d->exponent];
-    }
-    return true;
-#else
-    (void)d;
-    (void)out;
-    return false;
-#endif
-}
-
-/* strtod gets the digits as an integer with an exponent: no decimal point, so no locale. Too large for a double is
- * false, too small is zero. */
-static bool azoi_parse_double(azo_str number, double *out) {
-    azoi_decimal d;
-    char text[AZOI_MAX_DIGITS + 32];
-    double value = 0;
-    if (!azoi_decimal_read(&d, number)) {
-        return false;
-    }
-    if (d.count > 0 && !azoi_decimal_fast(&d, &value)) {
-        int64_t exponent = d.exponent;
-        if (exponent > 100000) {
-            exponent = 100000;
-        } else if (exponent < -100000) {
-            exponent = -100000;
-        }
-        d.digits[d.count] = '\0';
-        snprintf(text, sizeof text, "%se%d", d.digits, (int)exponent);
-        value = strtod(text, NULL);
-        if (value > DBL_MAX) {
-            return false;
-        }
-    }
-    *out = d.negative ? -value : value;
-    return true;
-}
-
-/* "%.*g" in whatever locale this is; its decimal point, which may have several bytes, becomes a dot. */
-static size_t azoi_print_digits(char *out, size_t cap, int digits, double value) {
-    size_t from;
-    size_t to = 0;
-    snprintf(out, cap, "%.*g", digits, value);
-    for (from = 0; out[from] != '\0'; from++) {
-        char c = out[from];
-        if (azoi_is_digit(c) || c == '-' || c == '+' || c == 'e') {
-            out[to] = c;
-            to++;
-        } else if (to > 0 && out[to - 1] != '.') {
-            out[to] = '.';
-            to++;
-        }
-    }
-    return to;
-}
-
-static void azoi_print_double(azoi_buf *b, double value) {
-    char text[64];
-    size_t len = 0;
-    int digits;
-    double back = 0;
-    if (!(value >= -DBL_MAX && value <= DBL_MAX)) {
-        azoi_buf_puts(b, "null"); /* callers refuse these; what is sent stays JSON all the same */
-        return;
-    }
-    if (value > -1e15 && value < 1e15 && (value >= 1 || value <= -1) && value == (double)(int64_t)value) {
-        azoi_buf_int(b, (int64_t)value); /* 100, where the shortest form is 1e+02 */
-        return;
-    }
-    for (digits = 1; digits <= 17; digits++) {
-        len = azoi_print_digits(text, sizeof text, digits, value);
-        if (azoi_parse_double(azoi_view(text, len), &back) && back >= value && back <= value) {
-            break;
-        }
-    }
-    azoi_buf_add(b, text, len);
-}
-
 /* ---- UTF-8 ---- */
 
-/* Unicode 15, table 3-7: no overlong forms, no surrogates, nothing above U+10FFFF. */
+/* No overlong forms, no surrogates, nothing above U+10FFFF. */
 static size_t azoi_utf8(const char *bytes, size_t len) {
+    static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
     const unsigned char *u = (const unsigned char *)bytes;
-    unsigned low = 0x80;
-    unsigned high = 0xbf;
     size_t size;
     size_t i;
-    if (len == 0) {
-        return 0;
-    }
-    if (u[0] < 0x80) {
+    uint32_t code;
+    if (len > 0 && u[0] < 0x80) {
         return 1;
     }
-    if (u[0] < 0xc2 || u[0] > 0xf4) {
+    if (len == 0 || u[0] < 0xc0 || u[0] > 0xf7) {
         return 0;
     }
     size = u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : 4;
-    if (len < size) {
-        return 0;
-    }
-    if (u[0] == 0xe0) {
-        low = 0xa0;
-    } else if (u[0] == 0xed) {
-        high = 0x9f;
-    } else if (u[0] == 0xf0) {
-        low = 0x90;
-    } else if (u[0] == 0xf4) {
-        high = 0x8f;
-    }
-    if (u[1] < low || u[1] > high) {
-        return 0;
-    }
-    for (i = 2; i < size; i++) {
-        if (u[i] < 0x80 || u[i] > 0xbf) {
+    code = u[0] & (0x7fu >> size);
+    for (i = 1; i < size; i++) {
+        if (i == len || (u[i] & 0xc0) != 0x80) {
             return 0;
         }
+        code = code << 6 | (u[i] & 0x3fu);
     }
-    return size;
+    return code < smallest[size] || (code >= 0xd800 && code <= 0xdfff) || code > 0x10ffff ? 0 : size;
 }
 
 /* Writes up to 4 bytes; a surrogate or a number above U+10FFFF is written as U+FFFD. */
 static size_t azoi_utf8_put(char *out, uint32_t code) {
+    static const unsigned lead[] = {0, 0, 0xc0, 0xe0, 0xf0};
+    size_t size;
+    size_t i;
     if ((code >= 0xd800 && code <= 0xdfff) || code > 0x10ffff) {
         code = 0xfffd;
     }
-    if (code < 0x80) {
-        out[0] = (char)code;
-        return 1;
+    size = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    for (i = size - 1; i > 0; i--) {
+        out[i] = (char)(0x80 | (code & 0x3f));
+        code >>= 6;
     }
-    if (code < 0x800) {
-        out[0] = (char)(0xc0 | (code >> 6));
-        out[1] = (char)(0x80 | (code & 0x3f));
-        return 2;
-    }
-    if (code < 0x10000) {
-        out[0] = (char)(0xe0 | (code >> 12));
-        out[1] = (char)(0x80 | ((code >> 6) & 0x3f));
-        out[2] = (char)(0x80 | (code & 0x3f));
-        return 3;
-    }
-    out[0] = (char)(0xf0 | (code >> 18));
-    out[1] = (char)(0x80 | ((code >> 12) & 0x3f));
-    out[2] = (char)(0x80 | ((code >> 6) & 0x3f));
-    out[3] = (char)(0x80 | (code & 0x3f));
-    return 4;
-}
-
-/* The length without a sequence at the end that was cut in the middle. */
-static size_t azoi_utf8_cut(const char *bytes, size_t len) {
-    size_t back;
-    for (back = 1; back <= 3 && back <= len; back++) {
-        unsigned char c = (unsigned char)bytes[len - back];
-        if (c >= 0xc0) {
-            return azoi_utf8(bytes + len - back, back) == 0 ? len - back : len;
-        }
-        if (c < 0x80) {
-            break;
-        }
-    }
-    return len;
+    out[0] = (char)(lead[size] | code);
+    return size;
 }
 
 /* ---- encodings ---- */
@@ -2342,69 +2082,51 @@ static void azoi_percent(azoi_buf *b, azo_str text, const char *keep) {
     }
 }
 
+static const char azoi_base64_digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
 static void azoi_base64(azoi_buf *b, azo_str bytes) {
-    static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     size_t i;
     for (i = 0; i < bytes.len; i += 3) {
         size_t count = bytes.len - i < 3 ? bytes.len - i : 3;
         unsigned long word = 0;
-        char out[4];
         size_t k;
         for (k = 0; k < 3; k++) {
             word = word << 8 | (k < count ? (unsigned char)bytes.ptr[i + k] : 0u);
         }
         for (k = 0; k < 4; k++) {
-            out[k] = k <= count ? alphabet[word >> (18 - 6 * k) & 63] : '=';
+            azoi_buf_char(b, k <= count ? azoi_base64_digits[word >> (18 - 6 * k) & 63] : '=');
         }
-        azoi_buf_add(b, out, 4);
     }
 }
 
-static int azoi_base64_value(char c) {
-    if (c >= 'A' && c <= 'Z') {
-        return c - 'A';
-    }
-    if (c >= 'a' && c <= 'z') {
-        return c - 'a' + 26;
-    }
-    if (azoi_is_digit(c)) {
-        return c - '0' + 52;
-    }
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
+/* White space is skipped, and padding may be missing. */
 static bool azoi_base64_decode(azo_str text, unsigned char *out, size_t cap, size_t *len) {
     unsigned long word = 0;
     unsigned bits = 0;
-    size_t digits = 0;
-    size_t pads = 0;
+    bool padded = false;
     size_t i;
     *len = 0;
     for (i = 0; i < text.len; i++) {
-        int value = azoi_base64_value(text.ptr[i]);
-        if (azoi_is_space(text.ptr[i])) {
+        const char *digit = (const char *)memchr(azoi_base64_digits, text.ptr[i], 64);
+        if (digit == NULL || padded) {
+            padded = padded || text.ptr[i] == '=';
+            if (text.ptr[i] != '=' && !azoi_is_space(text.ptr[i])) {
+                return false;
+            }
             continue;
         }
-        if (text.ptr[i] == '=') {
-            pads++;
-            continue;
-        }
-        if (value < 0 || pads > 0) {
-            return false;
-        }
-        digits++;
-        word = (word << 6 | (unsigned long)value) & 0xffff;
+        word = (word << 6 | (unsigned long)(digit - azoi_base64_digits)) & 0xffff;
         bits += 6;
         if (bits >= 8) {
-            bits -= 8;
             if (*len == cap) {
                 return false;
             }
+            bits -= 8;
             out[*len] = (unsigned char)(word >> bits & 0xff);
             (*len)++;
         }
     }
-    return digits % 4 != 1 && (pads == 0 || (pads < 3 && (digits + pads) % 4 == 0));
+    return bits < 6; /* no digit stands alone */
 }
 
 /* ---- environment ---- */
@@ -2436,15 +2158,6 @@ static azo_who azoi_who(azo_result code) {
     case AZO_OK:
     case AZO_ERR_CANCELLED:
         return AZO_WHO_NOBODY;
-    case AZO_ERR_ARGUMENT:
-    case AZO_ERR_STATE:
-    case AZO_ERR_LIMIT:
-    case AZO_ERR_UNSUPPORTED:
-    case AZO_ERR_PROVIDER:
-    case AZO_ERR_REDIRECT:
-    case AZO_ERR_BAD_REQUEST:
-    case AZO_ERR_NO_CREDENTIAL:
-        return AZO_WHO_PROGRAM;
     case AZO_ERR_MEMORY:
     case AZO_ERR_RESOLVE:
     case AZO_ERR_CONNECT:
@@ -2471,8 +2184,9 @@ static azo_who azoi_who(azo_result code) {
     case AZO_ERR_HTTP:
     case AZO_ERR_JSON:
         return AZO_WHO_REPORT;
+    default:
+        return AZO_WHO_PROGRAM;
     }
-    return AZO_WHO_REPORT;
 }
 
 /* Line ends become spaces, other controls (C1 too, which terminals obey) and bytes that are not UTF-8 question
@@ -2480,21 +2194,21 @@ static azo_who azoi_who(azo_result code) {
 static void azoi_clean(char *out, size_t cap, azo_str foreign) {
     size_t from = 0;
     size_t to = 0;
-    while (from < foreign.len && cap > 0) {
+    while (from < foreign.len) {
         size_t size = azoi_utf8(foreign.ptr + from, foreign.len - from);
         unsigned char first = (unsigned char)foreign.ptr[from];
-        bool control = first < 0x20 || first == 0x7f;
         bool c1 = size == 2 && first == 0xc2 && (unsigned char)foreign.ptr[from + 1] < 0xa0;
-        if (to + (size > 1 && !c1 ? size : 1) > cap - 1) {
+        bool good = size > 0 && first >= 0x20 && first != 0x7f && !c1;
+        size_t width = good ? size : 1;
+        if (to + width >= cap) {
             break;
         }
-        if (size == 0 || control || c1) {
-            out[to] = azoi_is_space((char)first) ? ' ' : '?';
-            to++;
-        } else {
+        if (good) {
             memmove(out + to, foreign.ptr + from, size);
-            to += size;
+        } else {
+            out[to] = azoi_is_space((char)first) ? ' ' : '?';
         }
+        to += width;
         from += size == 0 ? 1 : size;
     }
     if (cap > 0) {
@@ -2504,22 +2218,17 @@ static void azoi_clean(char *out, size_t cap, azo_str foreign) {
 
 AZOI_PRINTF(3, 4)
 static azo_result azoi_fail(azo_error *e, azo_result code, const char *format, ...) {
+    char text[sizeof e->message + 4]; /* a character across the end of the message is whole in here */
     va_list args;
-    int printed;
-    size_t len;
     if (e == NULL || e->code != AZO_OK) {
         return code;
     }
     e->code = code;
     e->who = azoi_who(code);
     va_start(args, format);
-    printed = vsnprintf(e->message, sizeof e->message, format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    len = printed < 0 ? 0 : (size_t)printed;
-    if (len >= sizeof e->message) {
-        len = azoi_utf8_cut(e->message, sizeof e->message - 1);
-    }
-    azoi_clean(e->message, sizeof e->message, azoi_view(e->message, len));
+    azoi_clean(e->message, sizeof e->message, azo_s(text));
     return code;
 }
 
@@ -2598,52 +2307,48 @@ static bool azoi_json_scan_word(azo_str text, size_t *at, const char *word) {
     return true;
 }
 
-/* Behind a backslash. */
-static bool azoi_json_scan_escape(azo_str text, size_t *at) {
-    int i;
-    if (*at >= text.len || text.ptr[*at] == '\0' || strchr("\"\\/bfnrtu", text.ptr[*at]) == NULL) {
-        return false;
+static const char azoi_json_escapes[] = "\"\\bfnrt/"; /* behind the backslash */
+static const char azoi_json_escaped[] = "\"\\\b\f\n\r\t/";
+enum { AZOI_JSON_MUST_ESCAPE = 7, AZOI_JSON_MAY_ESCAPE = 8 }; /* how many of them */
+
+/* \uXXXX at the front of `s`; -1 if there is none. */
+static int32_t azoi_json_code_unit(azo_str s) {
+    int32_t code = 0;
+    size_t i;
+    if (s.len < 6 || s.ptr[0] != '\\' || s.ptr[1] != 'u') {
+        return -1;
     }
-    (*at)++;
-    if (text.ptr[*at - 1] != 'u') {
-        return true;
-    }
-    for (i = 0; i < 4; i++) {
-        if (*at >= text.len || azoi_hex(text.ptr[*at]) < 0) {
-            return false;
+    for (i = 2; i < 6; i++) {
+        int digit = azoi_hex(s.ptr[i]);
+        if (digit < 0) {
+            return -1;
         }
-        (*at)++;
+        code = code * 16 + digit;
     }
-    return true;
+    return code;
 }
 
 static bool azoi_json_scan_string(azo_str text, size_t *at) {
-    if (!azoi_json_take(text, at, '"')) {
+    size_t i = *at; /* in a register */
+    bool ended = false;
+    if (!azoi_json_take(text, &i, '"')) {
         return false;
     }
-    while (*at < text.len) {
-        unsigned char c = (unsigned char)text.ptr[*at];
-        size_t size = 1;
-        if (c == '"') {
-            (*at)++;
-            return true;
-        }
+    while (i < text.len && !ended) {
+        unsigned char c = (unsigned char)text.ptr[i];
+        size_t size = c < 0x80 ? 1 : azoi_utf8(text.ptr + i, text.len - i);
         if (c == '\\') {
-            (*at)++;
-            if (!azoi_json_scan_escape(text, at)) {
-                return false;
-            }
-            continue;
-        }
-        if (c >= 0x80) {
-            size = azoi_utf8(text.ptr + *at, text.len - *at);
+            bool named = i + 1 < text.len && memchr(azoi_json_escapes, text.ptr[i + 1], AZOI_JSON_MAY_ESCAPE) != NULL;
+            size = named ? 2 : azoi_json_code_unit(azoi_skip(text, i)) >= 0 ? 6 : 0;
         }
         if (c < 0x20 || size == 0) {
-            return false;
+            break;
         }
-        *at += size;
+        ended = c == '"';
+        i += size;
     }
-    return false;
+    *at = i;
+    return ended;
 }
 
 static bool azoi_json_scan_scalar(azo_str text, size_t *at) {
@@ -2664,43 +2369,8 @@ static bool azoi_json_scan_scalar(azo_str text, size_t *at) {
     }
 }
 
-/* The open containers: one bit each, set for an object. */
-typedef struct azoi_json_stack {
-    unsigned depth;
-    unsigned char bits[AZO_MAX_JSON_DEPTH / 8 + 1];
-} azoi_json_stack;
-
-static bool azoi_json_in_object(const azoi_json_stack *s) {
-    return (s->bits[(s->depth - 1) / 8] >> ((s->depth - 1) % 8) & 1) != 0;
-}
-
-/* At an opening bracket: goes in, up to its first value. *empty: there is none, and the bracket is closed again. */
-static bool azoi_json_open(azoi_json_stack *s, azo_str text, size_t *at, bool *empty) {
-    bool object = text.ptr[*at] == '{';
-    unsigned char bit = (unsigned char)(1u << (s->depth % 8));
-    if (s->depth >= AZO_MAX_JSON_DEPTH) {
-        return false;
-    }
-    if (object) {
-        s->bits[s->depth / 8] = (unsigned char)(s->bits[s->depth / 8] | bit);
-    } else {
-        s->bits[s->depth / 8] = (unsigned char)(s->bits[s->depth / 8] & ~bit);
-    }
-    s->depth++;
-    (*at)++;
-    azoi_json_space(text, at);
-    *empty = azoi_json_take(text, at, object ? '}' : ']');
-    if (*empty) {
-        s->depth--;
-    }
-    return true;
-}
-
-/* In an object: the key and the colon. */
-static bool azoi_json_key(const azoi_json_stack *s, azo_str text, size_t *at) {
-    if (s->depth == 0 || !azoi_json_in_object(s)) {
-        return true;
-    }
+/* A key, its colon, and the white space round that. */
+static bool azoi_json_scan_key(azo_str text, size_t *at) {
     if (!azoi_json_scan_string(text, at)) {
         return false;
     }
@@ -2712,46 +2382,31 @@ static bool azoi_json_key(const azoi_json_stack *s, azo_str text, size_t *at) {
     return true;
 }
 
-/* Behind a value: closes what ends here, and stops behind a comma or when nothing is open any more. */
-static bool azoi_json_close(azoi_json_stack *s, azo_str text, size_t *at) {
-    while (s->depth > 0) {
+static bool azoi_json_scan_value(azo_str text, size_t *at, unsigned depth) {
+    bool object = azoi_json_take(text, at, '{');
+    if (!object && !azoi_json_take(text, at, '[')) {
+        return azoi_json_scan_scalar(text, at);
+    }
+    if (depth == AZO_MAX_JSON_DEPTH) {
+        (*at)--;
+        return false;
+    }
+    azoi_json_space(text, at);
+    if (azoi_json_take(text, at, object ? '}' : ']')) {
+        return true;
+    }
+    do {
         azoi_json_space(text, at);
-        if (azoi_json_take(text, at, ',')) {
-            azoi_json_space(text, at);
-            return true;
-        }
-        if (!azoi_json_take(text, at, azoi_json_in_object(s) ? '}' : ']')) {
+        if ((object && !azoi_json_scan_key(text, at)) || !azoi_json_scan_value(text, at, depth + 1)) {
             return false;
         }
-        s->depth--;
-    }
-    return true;
+        azoi_json_space(text, at);
+    } while (azoi_json_take(text, at, ','));
+    return azoi_json_take(text, at, object ? '}' : ']');
 }
 
-/* No recursion: a text of a million brackets costs no stack, and is refused at AZO_MAX_JSON_DEPTH. */
 static bool azoi_json_skip(azo_str text, size_t *at) {
-    azoi_json_stack stack;
-    bool empty;
-    memset(&stack, 0, sizeof stack);
-    do {
-        if (!azoi_json_key(&stack, text, at)) {
-            return false;
-        }
-        if (*at < text.len && (text.ptr[*at] == '{' || text.ptr[*at] == '[')) {
-            if (!azoi_json_open(&stack, text, at, &empty)) {
-                return false;
-            }
-            if (!empty) {
-                continue;
-            }
-        } else if (!azoi_json_scan_scalar(text, at)) {
-            return false;
-        }
-        if (!azoi_json_close(&stack, text, at)) {
-            return false;
-        }
-    } while (stack.depth > 0);
-    return true;
+    return azoi_json_scan_value(text, at, 0);
 }
 
 static bool azoi_json_check(azo_str text, size_t *offset) {
@@ -2764,20 +2419,120 @@ static bool azoi_json_check(azo_str text, size_t *offset) {
     return *offset == text.len;
 }
 
+/* ---- numbers: exactly rounded, whatever decimal point the locale has ---- */
+
+/* 767 digits decide every double exactly; what follows only says on which side of a halfway point the number lies,
+ * so one nonzero digit can stand for all of it. */
+enum { AZOI_MAX_DIGITS = 770 };
+
+/* A number taken apart: digits x 10^exponent. */
+typedef struct azoi_decimal {
+    int64_t exponent;
+    uint64_t leading; /* the digits as an integer, while count <= 19 */
+    size_t count;     /* without zeros in front */
+    char digits[AZOI_MAX_DIGITS + 32]; /* and room for an exponent */
+} azoi_decimal;
+
+static void azoi_decimal_read(azoi_decimal *d, azo_str number) {
+    bool fraction = false;
+    int64_t power = 0;
+    size_t e;
+    size_t i;
+    d->exponent = 0;
+    d->leading = 0;
+    d->count = 0;
+    for (e = 0; e < number.len && azoi_lower(number.ptr[e]) != 'e'; e++) {
+        char c = number.ptr[e];
+        if (!azoi_is_digit(c)) {
+            fraction = c == '.';
+            continue;
+        }
+        d->exponent -= fraction ? 1 : 0;
+        if (d->count == AZOI_MAX_DIGITS) {
+            d->exponent++;
+            d->digits[d->count - 1] = c == '0' ? d->digits[d->count - 1] : '1';
+        } else if (d->count > 0 || c != '0') {
+            d->digits[d->count] = c;
+            d->count++;
+            d->leading = d->leading * 10 + (uint64_t)(c - '0');
+        }
+    }
+    for (i = e; i < number.len; i++) {
+        if (azoi_is_digit(number.ptr[i]) && power < INT64_MAX / 20) {
+            power = power * 10 + (number.ptr[i] - '0');
+        }
+    }
+    d->exponent += e + 1 < number.len && number.ptr[e + 1] == '-' ? -power : power;
+}
+
+/* Up to 15 digits and 10^22 are exact in a double, so one rounding is left (Clinger 1990): but only where the compiler
+ * computes in double, not in the wider registers of the x87. Else strtod gets an integer with an exponent. */
+static double azoi_decimal_value(azoi_decimal *d) {
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD == 0
+    static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    if (d->count <= 15 && d->exponent >= -22 && d->exponent <= 22) {
+        double whole = (double)d->leading;
+        return d->exponent < 0 ? whole / powers[-d->exponent] : whole * powers[d->exponent];
+    }
+#endif
+    if (d->count == 0) {
+        return 0;
+    }
+    snprintf(d->digits + d->count, 32, "e%lld", (long long)d->exponent);
+    return strtod(d->digits, NULL);
+}
+
+/* Too large for a double is false, too small is zero. */
+static bool azoi_parse_double(azo_str number, double *out) {
+    azoi_decimal d;
+    size_t end = 0;
+    double value;
+    if (!azoi_json_scan_number(number, &end) || end < number.len) {
+        return false;
+    }
+    azoi_decimal_read(&d, number);
+    value = azoi_decimal_value(&d);
+    if (value > DBL_MAX) {
+        return false;
+    }
+    *out = number.ptr[0] == '-' ? -value : value;
+    return true;
+}
+
+/* A finite number, with as many digits as it takes to read it back. The locale's decimal point may have several
+ * bytes. */
+static void azoi_print_double(azoi_buf *b, double value) {
+    char text[64];
+    double back = 0;
+    size_t len = 0;
+    int digits;
+    for (digits = 15; digits <= 17; digits++) {
+        size_t i;
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        len = 0;
+        for (i = 0; text[i] != '\0'; i++) {
+            bool plain = strchr("0123456789+-e", text[i]) != NULL;
+            if (plain || text[len - 1] != '.') {
+                text[len] = plain ? text[i] : '.';
+                len++;
+            }
+        }
+        if (azoi_parse_double(azoi_view(text, len), &back) && back >= value && back <= value) {
+            break;
+        }
+    }
+    azoi_buf_add(b, text, len);
+}
+
 /* ---- tokens ---- */
 
-enum { AZOI_TOKENS_KEPT = 16384 }; /* what a huge document needed is given back by the next small one */
-
-static void azoi_tokens_free(azoi_tokens *t) {
-    azoi_free(t->allocator, t->data, t->cap * sizeof *t->data);
-    t->data = NULL;
-    t->cap = 0;
-}
+enum { AZOI_TOKENS_KEPT = 16384 }; /* what a huge document needed is given back by the next one */
 
 static bool azoi_tokens_reserve(azoi_tokens *t, size_t count) {
     size_t size;
     void *data;
-    if (count <= t->cap) {
+    if (count <= t->cap && t->cap <= AZOI_TOKENS_KEPT) {
         return true;
     }
     if (!azoi_product(count, sizeof *t->data, &size)) {
@@ -2792,67 +2547,20 @@ static bool azoi_tokens_reserve(azoi_tokens *t, size_t count) {
     return true;
 }
 
-/* A number, true, false or null alone, which jsmn in strict mode calls unfinished. */
-static int azoi_json_lone(azoi_tokens *t, azo_str text, size_t at) {
-    azo_str value = azoi_trim(text);
-    azoi_jsmn_tok *token = t->data;
-    token->type = AZOI_JSMN_PRIMITIVE;
-    token->start = (int)at;
-    token->end = (int)(at + value.len);
-    token->size = 0;
-    token->parent = -1;
-    return 1;
-}
-
-/* After NOMEM jsmn goes on where it was, with more tokens. */
-static azo_result azoi_json_tokenise(azoi_tokens *t, azo_str text, int *count, azo_error *e) {
-    azoi_jsmn_parser parser;
-    size_t first = 0;
-    size_t guess = text.len / 8 + 8;
-    if (t->cap > AZOI_TOKENS_KEPT && guess < t->cap / 4) {
-        azoi_tokens_free(t);
-    }
-    if (guess > AZOI_TOKENS_KEPT) {
-        guess = AZOI_TOKENS_KEPT;
-    }
-    if (!azoi_tokens_reserve(t, guess)) {
-        return azoi_memory(e);
-    }
-    azoi_json_space(text, &first);
-    if (strchr("{[\"", text.ptr[first]) == NULL) {
-        *count = azoi_json_lone(t, text, first);
-        return AZO_OK;
-    }
-    azoi_jsmn_init(&parser);
-    for (;;) {
-        *count = azoi_jsmn_parse(&parser, text.ptr, text.len, t->data, (unsigned)t->cap);
-        if (*count != (int)AZOI_JSMN_ERROR_NOMEM) {
-            break;
-        }
-        if (t->cap > INT_MAX / 2 || !azoi_tokens_reserve(t, t->cap * 2)) {
-            return azoi_memory(e);
-        }
-    }
-    if (*count < 1) {
-        return azoi_fail(e, AZO_ERR_JSON, "jsmn refused JSON that is well-formed (%d). Report this as a bug of "
-                                          "azopenai.h.", *count);
-    }
-    return AZO_OK;
-}
-
-/* The views in `out` live as long as `text` and until the next parse into `t`. */
+/* Objects and arrays only: jsmn takes a number alone for an unfinished one. The views in `out` live as long as `text`
+ * and until the next parse into `t`. */
 static azo_result azoi_json_parse(azoi_tokens *t, azo_str text, azoi_json *out, azo_error *e) {
-    size_t offset;
-    int count = 0;
-    azo_result result;
-    out->text = text;
-    out->tokens = NULL;
-    out->count = 0;
+    azoi_jsmn_parser parser;
+    size_t offset = 0;
+    int count;
+    memset(out, 0, sizeof *out);
     if (text.len >= INT_MAX) {
         return azoi_fail(e, AZO_ERR_LIMIT, "A JSON text of %zu bytes is larger than the parser can count. Ask for less "
                                            "at a time.", text.len);
     }
-    if (!azoi_json_check(text, &offset)) {
+    azoi_jsmn_init(&parser);
+    count = azoi_json_check(text, &offset) ? azoi_jsmn_parse(&parser, text.ptr, text.len, NULL, 0) : 0;
+    if (count < 1) {
         if (e != NULL && e->code == AZO_OK) {
             e->json_offset = offset;
         }
@@ -2860,12 +2568,14 @@ static azo_result azoi_json_parse(azoi_tokens *t, azo_str text, azoi_json *out, 
                                           "Report it to whoever runs the service or the gateway before it.",
                          (int)AZO_MAX_JSON_DEPTH, offset, text.len);
     }
-    result = azoi_json_tokenise(t, text, &count, e);
-    if (result == AZO_OK) {
-        out->tokens = t->data;
-        out->count = count;
+    if (!azoi_tokens_reserve(t, (size_t)count)) {
+        return azoi_memory(e);
     }
-    return result;
+    azoi_jsmn_init(&parser);
+    out->text = text;
+    out->tokens = t->data;
+    out->count = azoi_jsmn_parse(&parser, text.ptr, text.len, t->data, (unsigned)count);
+    return AZO_OK;
 }
 
 /* ---- values by token ---- */
@@ -2883,16 +2593,14 @@ static azoi_json_kind azoi_json_kind_of(const azoi_json *j, int token) {
     if (token < 0 || token >= j->count) {
         return AZOI_JSON_NONE;
     }
-    if (j->tokens[token].type == AZOI_JSMN_OBJECT) {
-        return AZOI_JSON_OBJECT;
-    }
-    if (j->tokens[token].type == AZOI_JSMN_ARRAY) {
-        return AZOI_JSON_ARRAY;
-    }
     if (j->tokens[token].type == AZOI_JSMN_STRING) {
         return AZOI_JSON_STRING;
     }
     switch (j->text.ptr[j->tokens[token].start]) {
+    case '{':
+        return AZOI_JSON_OBJECT;
+    case '[':
+        return AZOI_JSON_ARRAY;
     case 'n':
         return AZOI_JSON_NULL;
     case 't':
@@ -2911,42 +2619,26 @@ static azo_str azoi_json_raw(const azoi_json *j, int token) {
     return raw;
 }
 
-static bool azoi_json_is_container(const azoi_json *j, int token) {
-    azoi_json_kind kind = azoi_json_kind_of(j, token);
-    return kind == AZOI_JSON_OBJECT || kind == AZOI_JSON_ARRAY;
-}
-
 static int azoi_json_size(const azoi_json *j, int token) {
-    return azoi_json_is_container(j, token) ? j->tokens[token].size : 0;
+    azoi_json_kind kind = azoi_json_kind_of(j, token);
+    return kind == AZOI_JSON_OBJECT || kind == AZOI_JSON_ARRAY ? j->tokens[token].size : 0;
 }
 
 static int azoi_json_first(const azoi_json *j, int token) {
     return azoi_json_size(j, token) > 0 ? token + 1 : -1;
 }
 
-/* Tokens lie in the order of their starts, so the first one behind a container is found by bisection. */
+/* Tokens lie in the order of their starts. A value's parent may be its key, which is a string. */
 static int azoi_json_next(const azoi_json *j, int token) {
-    int low = token + 1;
-    int parent;
-    if (token < 0 || token >= j->count) {
-        return -1;
+    int next = token + 1;
+    int parent = token < 0 || token >= j->count ? -1 : j->tokens[token].parent;
+    if (parent >= 0 && j->tokens[parent].type == AZOI_JSMN_STRING) {
+        parent = j->tokens[parent].parent;
     }
-    if (azoi_json_size(j, token) > 0) {
-        int high = j->count;
-        while (low < high) {
-            int middle = low + (high - low) / 2;
-            if (j->tokens[middle].start < j->tokens[token].end) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
+    while (parent >= 0 && next < j->count && j->tokens[next].start < j->tokens[token].end) {
+        next++;
     }
-    parent = j->tokens[token].parent;
-    if (parent >= 0 && !azoi_json_is_container(j, parent)) {
-        parent = j->tokens[parent].parent; /* that was the key of this value */
-    }
-    return parent >= 0 && low < j->count && j->tokens[low].parent == parent ? low : -1;
+    return parent >= 0 && next < j->count && j->tokens[next].parent == parent ? next : -1;
 }
 
 static int azoi_json_get(const azoi_json *j, int object, const char *name) {
@@ -2966,59 +2658,28 @@ static bool azoi_json_true(const azoi_json *j, int token) {
     return azoi_json_kind_of(j, token) == AZOI_JSON_BOOL && azoi_equal(azoi_json_inner(j, token), "true");
 }
 
-/* 17, 17.0 and 1.7e1 are the same number in JSON. */
+/* A whole number, or a string that holds one, as IMDS sends them. */
 static bool azoi_json_int(const azoi_json *j, int token, int64_t *out) {
-    azo_str text = azoi_json_inner(j, token);
     azoi_json_kind kind = azoi_json_kind_of(j, token);
-    bool negative = kind == AZOI_JSON_NUMBER && azoi_starts(text, "-");
-    uint64_t digits;
     double value;
-    if (kind != AZOI_JSON_NUMBER && kind != AZOI_JSON_STRING) {
-        return false;
-    }
-    if (azoi_parse_u64(azoi_skip(text, negative ? 1 : 0), &digits)) {
-        if (digits > (uint64_t)INT64_MAX + (negative ? 1 : 0)) {
-            return false;
-        }
-        *out = negative && digits > 0 ? -1 - (int64_t)(digits - 1) : (int64_t)digits;
-        return true;
-    }
-    if (kind == AZOI_JSON_STRING || !azoi_parse_double(text, &value) || !(value > -9e15 && value < 9e15)) {
+    if ((kind != AZOI_JSON_NUMBER && kind != AZOI_JSON_STRING) || !azoi_parse_double(azoi_json_inner(j, token), &value) ||
+        !(value > -9e15 && value < 9e15)) { /* where a double still counts one by one */
         return false;
     }
     *out = (int64_t)value;
-    return !((double)*out < value) && !((double)*out > value);
+    return (double)*out == value;
 }
 
 /* ---- strings ---- */
 
-/* \uXXXX at the front of `s`; -1 if there is none. */
-static int32_t azoi_json_code_unit(azo_str s) {
-    int32_t code = 0;
-    size_t i;
-    if (s.len < 6 || s.ptr[0] != '\\' || s.ptr[1] != 'u') {
-        return -1;
-    }
-    for (i = 2; i < 6; i++) {
-        int digit = azoi_hex(s.ptr[i]);
-        if (digit < 0) {
-            return -1;
-        }
-        code = code * 16 + digit;
-    }
-    return code;
-}
-
 /* One escape off the front of *rest, decoded into `out`. What is no escape becomes U+FFFD. */
-static azo_str azoi_json_unescape(azo_str *rest, char out[4]) {
-    static const char names[] = "\"\\/bfnrt";
-    static const char values[] = "\"\\/\b\f\n\r\t";
+static azo_str azoi_json_unescape(azo_str *rest, char *out) {
     int32_t code = azoi_json_code_unit(*rest);
-    const char *name = rest->len < 2 || rest->ptr[1] == '\0' ? NULL : strchr(names, rest->ptr[1]);
+    const char *name = rest->len < 2 ? NULL
+                                     : (const char *)memchr(azoi_json_escapes, rest->ptr[1], AZOI_JSON_MAY_ESCAPE);
     if (name != NULL) {
-        out[0] = values[name - names];
         *rest = azoi_skip(*rest, 2);
-        return azoi_view(out, 1);
+        return azoi_view(azoi_json_escaped + (name - azoi_json_escapes), 1);
     }
     *rest = azoi_skip(*rest, code < 0 ? 1 : 6);
     if (code >= 0xd800 && code <= 0xdbff) {
@@ -3031,14 +2692,13 @@ static azo_str azoi_json_unescape(azo_str *rest, char out[4]) {
     return azoi_view(out, azoi_utf8_put(out, code < 0 ? 0xfffdu : (uint32_t)code));
 }
 
-/* The next piece of a decoded string: a run of plain bytes, or one escape in `out`. */
-static azo_str azoi_json_decoded(azo_str *rest, char out[4]) {
-    size_t plain = azoi_find(*rest, '\\');
-    azo_str piece = azoi_view(rest->ptr, plain);
-    if (plain == 0) {
-        return azoi_json_unescape(rest, out);
+/* The next piece of a decoded string: a run of plain bytes, or one escape, which may need 4 bytes of `unit`. */
+static azo_str azoi_json_decoded(azo_str *rest, char *unit) {
+    azo_str piece = azoi_view(rest->ptr, azoi_find(*rest, '\\'));
+    if (piece.len == 0) {
+        return azoi_json_unescape(rest, unit);
     }
-    *rest = azoi_skip(*rest, plain);
+    *rest = azoi_skip(*rest, piece.len);
     return piece;
 }
 
@@ -3058,48 +2718,39 @@ static bool azoi_json_text(const azoi_json *j, int token, azoi_buf *out) {
     return true;
 }
 
-/* The next piece of a quoted text: a run of bytes that stand for themselves, or one escape in `out`. */
-static azo_str azoi_json_quoted(azo_str *rest, char out[6]) {
-    static const char hex[] = "0123456789abcdef";
-    static const char names[] = "\"\\bfnrt";
-    static const char values[] = "\"\\\b\f\n\r\t";
-    const char *start = rest->ptr;
-    size_t plain = 0;
-    size_t size = 1;
+/* The next piece of a quoted text: a run of bytes that stand for themselves, or one escape, which may need 7 bytes of
+ * `unit`. */
+static azo_str azoi_json_quoted(azo_str *rest, char *unit) {
+    azo_str piece = azoi_view(rest->ptr, 0);
     const char *value;
     unsigned c = 0;
-    while (plain < rest->len) {
-        c = (unsigned char)rest->ptr[plain];
-        size = c < 0x80 ? 1 : azoi_utf8(rest->ptr + plain, rest->len - plain);
+    size_t size = 1;
+    while (piece.len < rest->len) {
+        c = (unsigned char)rest->ptr[piece.len];
+        size = c < 0x80 ? 1 : azoi_utf8(rest->ptr + piece.len, rest->len - piece.len);
         if (size == 0 || c < 0x20 || c == '"' || c == '\\') {
             break;
         }
-        plain += size;
+        piece.len += size;
     }
-    if (plain > 0) {
-        *rest = azoi_skip(*rest, plain);
-        return azoi_view(start, plain);
+    *rest = azoi_skip(*rest, piece.len > 0 ? piece.len : 1);
+    if (piece.len > 0) {
+        return piece;
     }
-    *rest = azoi_skip(*rest, 1);
     if (size == 0) {
-        return azoi_view(out, azoi_utf8_put(out, 0xfffd));
+        return azoi_view(unit, azoi_utf8_put(unit, 0xfffd));
     }
-    value = c == 0 ? NULL : strchr(values, (int)c);
-    out[0] = '\\';
-    if (value != NULL) {
-        out[1] = names[value - values];
-        return azoi_view(out, 2);
+    value = (const char *)memchr(azoi_json_escaped, (int)c, AZOI_JSON_MUST_ESCAPE);
+    if (value == NULL) {
+        return azoi_view(unit, (size_t)snprintf(unit, 7, "\\u%04x", c));
     }
-    out[1] = 'u';
-    out[2] = '0';
-    out[3] = '0';
-    out[4] = hex[c >> 4];
-    out[5] = hex[c & 15];
-    return azoi_view(out, 6);
+    unit[0] = '\\';
+    unit[1] = azoi_json_escapes[value - azoi_json_escaped];
+    return azoi_view(unit, 2);
 }
 
 static void azoi_json_quote(azoi_buf *b, azo_str text) {
-    char unit[6];
+    char unit[7];
     azoi_buf_char(b, '"');
     while (text.len > 0) {
         azoi_buf_str(b, azoi_json_quoted(&text, unit));
@@ -3109,50 +2760,37 @@ static void azoi_json_quote(azoi_buf *b, azo_str text) {
 
 /* ---- values by scanning ---- */
 
-/* A value as written, with the blanks before it. */
-static bool azoi_json_scan_value(azo_str text, size_t *at, azo_str *value) {
-    size_t start;
-    azoi_json_space(text, at);
-    start = *at;
-    if (!azoi_json_skip(text, at)) {
-        return false;
-    }
-    *value = azoi_view(text.ptr + start, *at - start);
-    return true;
-}
-
 /* *rest is first a whole object or array, and later what follows a value in it. */
 static bool azoi_json_step(azo_str *rest, azo_str *key, azo_str *value) {
     azo_str text = azoi_trim(*rest);
-    azo_str first = azoi_view(NULL, 0);
-    azo_str second = azoi_view(NULL, 0);
     size_t at = 1;
-    bool is_key;
     *key = azoi_view(NULL, 0);
     *value = azoi_view(NULL, 0);
     if (!azoi_starts(text, "{") && !azoi_starts(text, "[") && !azoi_starts(text, ",")) {
         return false;
     }
-    if (!azoi_json_scan_value(text, &at, &first)) {
-        return false;
+    for (;;) {
+        size_t start;
+        azoi_json_space(text, &at);
+        start = at;
+        if (!azoi_json_skip(text, &at)) {
+            return false;
+        }
+        *value = azoi_view(text.ptr + start, at - start);
+        azoi_json_space(text, &at);
+        if (key->ptr != NULL || value->ptr[0] != '"' || !azoi_json_take(text, &at, ':')) {
+            *rest = azoi_skip(text, at);
+            return true;
+        }
+        *key = azoi_view(value->ptr + 1, value->len - 2);
     }
-    azoi_json_space(text, &at);
-    is_key = azoi_json_take(text, &at, ':'); /* there are no colons in an array */
-    if (is_key ? first.ptr[0] != '"' || !azoi_json_scan_value(text, &at, &second) : text.ptr[0] == '{') {
-        return false;
-    }
-    if (is_key) {
-        *key = azoi_view(first.ptr + 1, first.len - 2);
-    }
-    *value = is_key ? second : first;
-    *rest = azoi_skip(text, at);
-    return true;
 }
 
-static bool azoi_json_member(azo_str object, azo_str name, azo_str *value) {
+/* The member called `name`, or, where that is NULL, the item number `index` of an array. */
+static bool azoi_json_pick(azo_str in, azo_str name, uint64_t index, azo_str *value) {
     azo_str key;
-    while (azoi_json_step(&object, &key, value)) {
-        if (key.ptr != NULL && azoi_same(key, name)) {
+    for (; azoi_json_step(&in, &key, value); index--) {
+        if (name.ptr != NULL ? key.ptr != NULL && azoi_same(key, name) : key.ptr == NULL && index == 0) {
             return true;
         }
     }
@@ -3161,117 +2799,85 @@ static bool azoi_json_member(azo_str object, azo_str name, azo_str *value) {
 }
 
 static bool azoi_json_find(azo_str object, const char *name, azo_str *value) {
-    return azoi_json_member(object, azo_s(name), value);
+    return azoi_json_pick(object, azo_s(name), 0, value);
 }
 
-static bool azoi_json_item(azo_str array, uint64_t index, azo_str *value) {
-    azo_str key;
-    while (azoi_json_step(&array, &key, value) && key.ptr == NULL) {
-        if (index == 0) {
-            return true;
-        }
-        index--;
-    }
-    *value = azoi_view(NULL, 0);
-    return false;
-}
-
-/* One step of a path off the front of *path; false if the path is malformed. */
-static bool azoi_json_path_step(azo_str *path, azo_str *name, bool *is_index, uint64_t *index) {
+/* "[3]", "name" or ".name" off the front of *path; false if it is none of them. */
+static bool azoi_json_path_step(azo_str *path, azo_str *name, uint64_t *index) {
     size_t len = 0;
-    *is_index = azoi_starts(*path, "[");
-    if (*is_index) {
+    *name = azoi_view(NULL, 0);
+    if (azoi_starts(*path, "[")) {
         len = azoi_find(*path, ']');
         if (len == path->len || !azoi_parse_u64(azoi_view(path->ptr + 1, len - 1), index)) {
             return false;
         }
         *path = azoi_skip(*path, len + 1);
-    } else {
-        while (len < path->len && path->ptr[len] != '.' && path->ptr[len] != '[') {
-            len++;
-        }
-        *name = azoi_view(path->ptr, len);
-        *path = azoi_skip(*path, len);
-        if (len == 0) {
-            return false;
-        }
+        return true;
     }
-    if (azoi_starts(*path, ".")) {
-        *path = azoi_skip(*path, 1);
-        return path->len > 0 && path->ptr[0] != '[';
+    *path = azoi_skip(*path, azoi_starts(*path, ".") ? 1 : 0);
+    while (len < path->len && path->ptr[len] != '.' && path->ptr[len] != '[') {
+        len++;
     }
-    return path->len == 0 || path->ptr[0] == '[';
+    *name = azoi_view(path->ptr, len);
+    *path = azoi_skip(*path, len);
+    return len > 0;
 }
 
 AZO_API azo_result azo_json_get(azo_str json, const char *path, azo_str *value) {
     azo_str rest = azo_s(path);
     azo_str found = azoi_trim(json);
+    azo_str name;
+    uint64_t index = 0;
     size_t offset;
     *value = azoi_view(NULL, 0);
     if (!azoi_json_check(json, &offset)) {
         return AZO_ERR_JSON;
     }
     while (rest.len > 0) {
-        azo_str name = azoi_view(NULL, 0);
-        azo_str inner;
-        bool is_index = false;
-        uint64_t index = 0;
-        if (!azoi_json_path_step(&rest, &name, &is_index, &index)) {
+        if (!azoi_json_path_step(&rest, &name, &index)) {
             return AZO_ERR_ARGUMENT;
         }
-        if (is_index ? !azoi_json_item(found, index, &inner) : !azoi_json_member(found, name, &inner)) {
+        if (!azoi_json_pick(found, name, index, &found)) {
             return AZO_ERR_JSON;
         }
-        found = inner;
     }
     *value = found;
     return AZO_OK;
 }
 
-/* The caller's memory; len goes on counting where it does not suffice. */
-typedef struct azoi_fixed {
-    char *data;
-    size_t cap;
-    size_t len;
-} azoi_fixed;
-
-static void azoi_fixed_add(azoi_fixed *f, azo_str piece) {
-    size_t end;
-    if (!azoi_sum(f->len, piece.len, &end)) {
-        end = SIZE_MAX;
+/* Into the caller's memory; the length goes on counting where that does not suffice. */
+static azo_result azoi_json_into(azo_str text, bool quote, char *buf, size_t cap, size_t *len) {
+    size_t total = quote ? 2 : 0;
+    char unit[7];
+    azoi_buf out;
+    memset(&out, 0, sizeof out);
+    out.data = buf;
+    out.cap = cap;
+    out.max = cap > 0 ? cap - 1 : 0;
+    out.failed = cap > 0 ? AZO_OK : AZO_ERR_LIMIT;
+    azoi_buf_add(&out, "\"", quote ? 1 : 0);
+    while (text.len > 0) {
+        azo_str piece = quote ? azoi_json_quoted(&text, unit) : azoi_json_decoded(&text, unit);
+        azoi_buf_str(&out, piece);
+        total += piece.len;
     }
-    if (end < f->cap) {
-        memcpy(f->data + f->len, piece.ptr, piece.len);
-    }
-    f->len = end;
-}
-
-static azo_result azoi_fixed_end(azoi_fixed *f, size_t *len) {
+    azoi_buf_add(&out, "\"", quote ? 1 : 0);
     if (len != NULL) {
-        *len = f->len;
+        *len = total;
     }
-    if (f->cap > 0) {
-        f->data[f->len < f->cap ? f->len : 0] = '\0';
+    if (cap > 0) {
+        buf[out.failed == AZO_OK ? total : 0] = '\0';
     }
-    return f->len < f->cap ? AZO_OK : AZO_ERR_LIMIT;
+    return out.failed;
 }
 
 AZO_API azo_result azo_json_text(azo_str value, char *buf, size_t cap, size_t *len) {
-    azoi_fixed out;
     size_t at = 0;
-    char unit[4];
-    out.data = buf;
-    out.cap = cap;
-    out.len = 0;
     if (!azoi_json_scan_string(value, &at) || at != value.len) {
-        azoi_fixed_end(&out, len);
+        (void)azoi_json_into(azoi_view(NULL, 0), false, buf, cap, len);
         return AZO_ERR_JSON;
     }
-    value = azoi_view(value.ptr + 1, value.len - 2);
-    while (value.len > 0) {
-        azoi_fixed_add(&out, azoi_json_decoded(&value, unit));
-    }
-    return azoi_fixed_end(&out, len);
+    return azoi_json_into(azoi_view(value.ptr + 1, value.len - 2), false, buf, cap, len);
 }
 
 AZO_API azo_result azo_json_number(azo_str value, double *out) {
@@ -3280,17 +2886,7 @@ AZO_API azo_result azo_json_number(azo_str value, double *out) {
 }
 
 AZO_API azo_result azo_json_quote(azo_str text, char *buf, size_t cap, size_t *len) {
-    azoi_fixed out;
-    char unit[6];
-    out.data = buf;
-    out.cap = cap;
-    out.len = 0;
-    azoi_fixed_add(&out, azoi_view("\"", 1));
-    while (text.len > 0) {
-        azoi_fixed_add(&out, azoi_json_quoted(&text, unit));
-    }
-    azoi_fixed_add(&out, azoi_view("\"", 1));
-    return azoi_fixed_end(&out, len);
+    return azoi_json_into(text, true, buf, cap, len);
 }
 
 /* >>http */
@@ -4593,59 +4189,53 @@ static int64_t azoi_net_unix(azoi_net *n) {
     return n->clock.unix_seconds(n->clock.user_data);
 }
 
-/* xorshift (Marsaglia 2003): spreads waits out, guards nothing. */
+/* A counter, mixed by the finaliser of MurmurHash3: spreads waits out, guards nothing. */
 static uint32_t azoi_net_random(azoi_net *n) {
-    uint32_t x = n->jitter;
-    x ^= x << 13;
-    x ^= x >> 17;
-    x ^= x << 5;
-    n->jitter = x;
-    return x;
-}
-
-static void azoi_net_stir(azoi_net *n, uint32_t seed) {
-    n->jitter = (n->jitter ^ seed) * 2654435761u;
-    n->jitter += n->jitter == 0; /* the one state that xorshift never leaves */
+    n->jitter += 0x9e3779b9u;
+    uint32_t x = (n->jitter ^ n->jitter >> 16) * 0x85ebca6bu;
+    x = (x ^ x >> 13) * 0xc2b2ae35u;
+    return x ^ x >> 16;
 }
 
 AZOI_PRINTF(3, 4)
 static void azoi_log(azoi_net *n, int level, const char *format, ...) {
+    char line[1024]; /* what is longer is cut */
+    va_list args;
     if (n->logger.line == NULL) {
         return;
     }
-    size_t room = 240;
-    size_t len = 0;
-    for (int round = 0; round < 2; round++) {
-        azoi_buf_clear(&n->log_line);
-        if (!azoi_buf_reserve(&n->log_line, room)) {
-            return;
-        }
-        va_list args;
-        va_start(args, format);
-        int printed = vsnprintf(n->log_line.data, room + 1, format, args);
-        va_end(args);
-        len = printed < 0 ? 0 : (size_t)printed;
-        if (len <= room) {
-            break;
-        }
-        room = len < n->log_line.max ? len : n->log_line.max;
-        len = room;
+    va_start(args, format);
+    int printed = vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    if (printed >= 0) {
+        azoi_clean(line, sizeof line, azo_s(line));
+        n->logger.line(level, line, n->logger.user_data);
     }
-    azoi_clean(n->log_line.data, room + 1, azoi_view(n->log_line.data, len));
-    n->logger.line(level, n->log_line.data, n->logger.user_data);
 }
 
-/* What a hook answered, as an enumerator; `other` for anything that is no failure of ours. */
-static azo_result azoi_result_of(ptrdiff_t value, azo_result other) {
-#define AZOI_RESULT_CASE(name, number)                                                                                 \
-    case number:                                                                                                       \
-        return number < 0 ? name : other;
-    switch (value) {
-        AZO_RESULTS(AZOI_RESULT_CASE)
-    default:
-        return other;
+/* ---- what is known of hosts ---- */
+
+static void azoi_known_drop_session(azoi_known *known) {
+    if (known->has_session) {
+        mbedtls_ssl_session_free(&known->session); /* wipes it */
+        known->has_session = false;
     }
-#undef AZOI_RESULT_CASE
+}
+
+/* The record of a host. A new one takes the place of the oldest. */
+static azoi_known *azoi_net_known(azoi_net *n, const char *host, uint16_t port) {
+    for (size_t i = 0; i < AZOI_MAX_KNOWN; i++) {
+        if (n->known[i].port == port && azoi_same_ci(azo_s(n->known[i].host), azo_s(host))) {
+            return &n->known[i];
+        }
+    }
+    azoi_known *known = &n->known[n->next_known];
+    n->next_known = (n->next_known + 1) % AZOI_MAX_KNOWN;
+    azoi_known_drop_session(known);
+    memset(known, 0, sizeof *known);
+    (void)snprintf(known->host, sizeof known->host, "%s", host);
+    known->port = port;
+    return known;
 }
 
 /* ---- built-in transport: POSIX sockets ---- */
@@ -4653,119 +4243,81 @@ static azo_result azoi_result_of(ptrdiff_t value, azo_result other) {
 #ifndef AZO_NO_SOCKETS
 
 enum {
-    AZOI_STAGGER_MS = 250,  /* RFC 8305 section 5 */
-    AZOI_MAX_ADDRESSES = 8, /* tried for one connection */
-    AZOI_KEEPALIVE_S = 60   /* Azure's load balancers forget silent connections after four minutes */
+    AZOI_STAGGER_MS = 250, /* RFC 8305 section 5 */
+    AZOI_KEEPALIVE_S = 60  /* Azure's load balancers forget silent connections after four minutes */
 };
 
 static azo_result azoi_socket_open(const azo_target *to, void **conn, void *user_data) {
-    azoi_net *n = (azoi_net *)user_data;
-    size_t host_size = strlen(to->host) + 1;
-    azoi_socket *s = (azoi_socket *)azoi_alloc(n->allocator, sizeof *s + host_size);
+    azoi_socket *s = (azoi_socket *)azoi_alloc(((azoi_net *)user_data)->allocator, sizeof *s);
     if (s == NULL) {
         return AZO_ERR_MEMORY;
     }
-    s->block_size = sizeof *s + host_size;
     s->fd[0] = -1;
     s->fd[1] = -1;
-    s->host = (const char *)memcpy(s + 1, to->host, host_size);
+    s->host = to->host;
     s->port = to->port;
     s->id = to->id;
     *conn = s;
     return AZO_OK;
 }
 
-static void azoi_addresses_free(azoi_net *n, azoi_addresses *known) {
-    azoi_addresses **at = &n->addresses;
-    while (*at != known) {
-        at = &(*at)->next;
-    }
-    *at = known->next;
-    freeaddrinfo(known->list);
-    azoi_free(n->allocator, known, known->block_size);
+/* For the next connection to this host; none: to be looked up again. */
+static void azoi_socket_keep_addresses(const azoi_socket *s, azoi_net *n) {
+    azoi_known *known = azoi_net_known(n, s->host, s->port);
+    memcpy(known->list, s->list, sizeof known->list);
+    known->count = s->count;
 }
 
-static void azoi_socket_drop_addresses(azoi_socket *s, azoi_net *n) {
-    azoi_addresses *known = s->addresses;
-    s->addresses = NULL;
-    if (known != NULL) {
-        known->users--;
-        if (known->stale && known->users == 0) {
-            azoi_addresses_free(n, known);
+/* IPv6 and IPv4 by turns (RFC 8305 section 4); returns how many. */
+static size_t azoi_addresses_sort(const struct addrinfo *list, azoi_address *out) {
+    static const int families[2] = {AF_INET6, AF_INET};
+    const struct addrinfo *next[2] = {list, list};
+    size_t count = 0;
+    for (int turn = 0; count < AZOI_MAX_ADDRESSES && (next[0] != NULL || next[1] != NULL); turn = 1 - turn) {
+        const struct addrinfo *a = next[turn];
+        while (a != NULL && a->ai_family != families[turn]) {
+            a = a->ai_next;
         }
+        if (a != NULL) {
+            memcpy(&out[count], a->ai_addr, turn == 0 ? sizeof out->v6 : sizeof out->v4);
+            count++;
+        }
+        next[turn] = a != NULL ? a->ai_next : NULL;
     }
+    return count;
 }
 
-/* 0, or what getaddrinfo said. AI_ADDRCONFIG saves the query for a family that this machine does not have, but
- * also hides ::1 on a machine whose only IPv6 address that is. */
-static int azoi_lookup(const char *host, uint16_t port, struct addrinfo **list) {
+/* AZO_OK, or RESOLVE with getaddrinfo's code in errno. AI_ADDRCONFIG saves the query for a family that this machine
+ * does not have, but also hides ::1 on a machine whose only IPv6 address that is. */
+static azo_result azoi_socket_resolve(azoi_socket *s, azoi_net *n) {
     struct addrinfo hints;
+    struct addrinfo *list = NULL;
     char service[8];
-    azo_str name = azo_s(host);
+    azo_str name = azo_s(s->host);
+    const azoi_known *known = azoi_net_known(n, s->host, s->port);
+    if (known->count > 0) {
+        memcpy(s->list, known->list, sizeof s->list);
+        s->count = known->count;
+        return AZO_OK;
+    }
+    azoi_log(n, AZO_LOG_DEBUG, "* resolving %s", s->host);
     memset(&hints, 0, sizeof hints);
     hints.ai_family = AF_UNSPEC;
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = azoi_is_numeric(name) ? AI_NUMERICHOST : azoi_is_loopback(name) ? 0 : AI_ADDRCONFIG;
-    (void)snprintf(service, sizeof service, "%u", (unsigned)port);
-    return getaddrinfo(host, service, &hints, list);
-}
-
-/* AZO_OK, MEMORY, or RESOLVE with getaddrinfo's code in errno. */
-static azo_result azoi_socket_resolve(azoi_socket *s, azoi_net *n) {
-    azoi_addresses *known = n->addresses;
-    while (known != NULL && (known->stale || known->port != s->port || strcmp(known->host, s->host) != 0)) {
-        known = known->next;
+    (void)snprintf(service, sizeof service, "%u", (unsigned)s->port);
+    int code = getaddrinfo(s->host, service, &hints, &list);
+    if (code == 0) {
+        s->count = azoi_addresses_sort(list, s->list);
+        freeaddrinfo(list);
     }
-    if (known == NULL) {
-        size_t host_size = strlen(s->host) + 1;
-        known = (azoi_addresses *)azoi_alloc(n->allocator, sizeof *known + host_size);
-        if (known == NULL) {
-            return AZO_ERR_MEMORY;
-        }
-        known->block_size = sizeof *known + host_size;
-        azoi_log(n, AZO_LOG_DEBUG, "* resolving %s", s->host);
-        int code = azoi_lookup(s->host, s->port, &known->list);
-        if (code != 0 || known->list == NULL) {
-            azoi_free(n->allocator, known, known->block_size);
-            errno = code;
-            return AZO_ERR_RESOLVE;
-        }
-        known->host = (const char *)memcpy(known + 1, s->host, host_size);
-        known->port = s->port;
-        known->next = n->addresses;
-        n->addresses = known;
+    if (s->count == 0) {
+        azoi_log(n, AZO_LOG_WARN, "* %s: %s", s->host, gai_strerror(code));
+        errno = code;
+        return AZO_ERR_RESOLVE;
     }
-    known->users++;
-    s->addresses = known;
+    azoi_socket_keep_addresses(s, n);
     return AZO_OK;
-}
-
-/* Address number `index`, NULL behind the end: IPv6 first, then the families by turns (RFC 8305 section 4). */
-static const struct addrinfo *azoi_address_at(const struct addrinfo *list, size_t index) {
-    size_t count[2] = {0, 0};
-    const struct addrinfo *a;
-    for (a = list; a != NULL; a = a->ai_next) {
-        count[a->ai_family == AF_INET6 ? 0 : 1]++;
-    }
-    size_t both = count[0] < count[1] ? count[0] : count[1];
-    int family = count[0] > count[1] ? 0 : 1;
-    size_t skip = index - both;
-    if (index < 2 * both) {
-        family = (int)(index % 2);
-        skip = index / 2;
-    }
-    for (a = list; a != NULL; a = a->ai_next) {
-        if ((a->ai_family == AF_INET6 ? 0 : 1) == family && skip-- == 0) {
-            return a;
-        }
-    }
-    return NULL;
-}
-
-/* The winner of last time goes first, the others keep their order. */
-static size_t azoi_socket_next(const azoi_socket *s) {
-    size_t winner = s->addresses->winner;
-    return s->tried == 0 ? winner : s->tried <= winner ? s->tried - 1 : s->tried;
 }
 
 static void azoi_socket_option(int fd, int level, int name, int value) {
@@ -4773,12 +4325,6 @@ static void azoi_socket_option(int fd, int level, int name, int value) {
 }
 
 static int azoi_socket_new(int family) {
-#if defined(SOCK_CLOEXEC) && defined(SOCK_NONBLOCK)
-    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0) {
-        return -1;
-    }
-#else
     int fd = socket(family, SOCK_STREAM, 0);
     if (fd < 0) {
         return -1;
@@ -4788,130 +4334,88 @@ static int azoi_socket_new(int family) {
         (void)close(fd);
         return -1;
     }
-#endif
     azoi_socket_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     azoi_socket_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 #ifdef TCP_KEEPIDLE
     azoi_socket_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, AZOI_KEEPALIVE_S);
 #endif
-#ifdef TCP_KEEPINTVL
-    azoi_socket_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, AZOI_KEEPALIVE_S / 4);
-#endif
-#if !defined(MSG_NOSIGNAL) && defined(SO_NOSIGPIPE)
+#ifdef SO_NOSIGPIPE
     azoi_socket_option(fd, SOL_SOCKET, SO_NOSIGPIPE, 1);
 #endif
     return fd;
 }
 
-static void azoi_socket_log(azoi_net *n, int level, const char *what, const azoi_socket *s, size_t to) {
-    const struct addrinfo *a = azoi_address_at(s->addresses->list, to);
-    char address[64];
-    if (n->logger.line != NULL && a != NULL &&
-        getnameinfo(a->ai_addr, a->ai_addrlen, address, sizeof address, NULL, 0, NI_NUMERICHOST) == 0) {
-        azoi_log(n, level, "* %s %s port %u%s%.0d", what, address, (unsigned)s->port,
-                 s->last_errno != 0 ? ", errno " : "", s->last_errno);
+/* An attempt ended with that errno, or is under way. The winner goes first the next time. */
+static void azoi_socket_settle(azoi_socket *s, azoi_net *n, int which, int error) {
+    const azoi_address to = s->list[s->to[which]];
+    if (error == EINPROGRESS || error == EINTR) {
+        s->stagger_at = azoi_net_now(n) + AZOI_STAGGER_MS;
+        return;
     }
-}
-
-static void azoi_socket_lose(azoi_socket *s, azoi_net *n, int which, int error) {
+    azoi_log(n, error == 0 ? AZO_LOG_INFO : AZO_LOG_WARN, "* %s %s port %u by IPv%d (errno %d)",
+             error == 0 ? "connected to" : "no connection to", s->host, (unsigned)s->port,
+             to.any.sa_family == AF_INET6 ? 6 : 4, error);
     s->last_errno = error;
-    azoi_socket_log(n, AZO_LOG_WARN, "no connection to", s, s->to[which]);
-    if (s->addresses->winner == s->to[which]) {
-        s->addresses->winner = 0;
+    int loser = error == 0 ? 1 - which : which;
+    if (s->fd[loser] >= 0) {
+        (void)close(s->fd[loser]);
+        s->fd[loser] = -1;
     }
-    (void)close(s->fd[which]);
-    s->fd[which] = -1;
     s->stagger_at = 0; /* a failure lets the next one start at once */
-}
-
-static void azoi_socket_win(azoi_socket *s, azoi_net *n, int which) {
-    int other = 1 - which;
-    if (s->fd[other] >= 0) {
-        (void)close(s->fd[other]);
+    if (error == 0) {
+        s->connected = true;
+        s->fd[0] = s->fd[which];
+        s->fd[1] = -1;
+        memmove(s->list + 1, s->list, s->to[which] * sizeof to);
+        s->list[0] = to;
+        azoi_socket_keep_addresses(s, n);
     }
-    s->fd[0] = s->fd[which];
-    s->fd[1] = -1;
-    s->connected = true;
-    s->addresses->winner = s->to[which];
-    s->last_errno = 0;
-    azoi_socket_log(n, AZO_LOG_INFO, "connected to", s, s->to[which]);
-    azoi_socket_drop_addresses(s, n);
 }
 
 /* Looks what became of the attempts that are under way. */
 static void azoi_socket_look(azoi_socket *s, azoi_net *n) {
     for (int i = 0; i < 2 && !s->connected; i++) {
-        struct pollfd one;
+        struct pollfd one = {s->fd[i], POLLOUT, 0}; /* poll ignores a negative fd */
         int error = 0;
         socklen_t size = sizeof error;
-        one.fd = s->fd[i];
-        one.events = POLLOUT;
-        one.revents = 0;
-        if (s->fd[i] < 0 || poll(&one, 1, 0) <= 0) {
-            continue;
-        }
-        if (getsockopt(s->fd[i], SOL_SOCKET, SO_ERROR, &error, &size) != 0) {
-            error = errno;
-        }
-        if (error == 0) {
-            azoi_socket_win(s, n, i);
-        } else {
-            azoi_socket_lose(s, n, i, error);
+        if (poll(&one, 1, 0) > 0) {
+            bool known = getsockopt(s->fd[i], SOL_SOCKET, SO_ERROR, &error, &size) == 0;
+            azoi_socket_settle(s, n, i, known ? error : errno);
         }
     }
 }
 
-/* Starts one more attempt; false if there is no address left. */
-static bool azoi_socket_start(azoi_socket *s, azoi_net *n) {
-    size_t number = azoi_socket_next(s);
-    const struct addrinfo *to = azoi_address_at(s->addresses->list, number);
-    if (to == NULL || s->tried >= AZOI_MAX_ADDRESSES) {
-        return false;
-    }
-    s->tried++;
+/* Starts one more attempt. */
+static void azoi_socket_start(azoi_socket *s, azoi_net *n) {
+    const azoi_address *to = &s->list[s->tried];
     int which = s->fd[0] < 0 ? 0 : 1;
-    s->fd[which] = azoi_socket_new(to->ai_family);
-    if (s->fd[which] < 0) {
-        s->last_errno = errno;
-        return true;
-    }
-    s->to[which] = number;
-    s->last_errno = 0;
-    azoi_socket_log(n, AZO_LOG_DEBUG, "connecting to", s, number);
-    if (connect(s->fd[which], to->ai_addr, to->ai_addrlen) == 0) {
-        azoi_socket_win(s, n, which);
-    } else if (errno == EINPROGRESS || errno == EINTR) {
-        s->stagger_at = azoi_net_now(n) + AZOI_STAGGER_MS;
-    } else {
-        azoi_socket_lose(s, n, which, errno);
-    }
-    return true;
+    s->to[which] = s->tried;
+    s->tried++;
+    s->fd[which] = azoi_socket_new(to->any.sa_family);
+    socklen_t size = to->any.sa_family == AF_INET6 ? (socklen_t)sizeof to->v6 : (socklen_t)sizeof to->v4;
+    bool connected = s->fd[which] >= 0 && connect(s->fd[which], &to->any, size) == 0;
+    azoi_socket_settle(s, n, which, connected ? 0 : errno);
+}
+
+static bool azoi_socket_may_start(const azoi_socket *s) {
+    return !s->connected && (s->fd[0] < 0 || s->fd[1] < 0) && (s->count == 0 || s->tried < s->count);
 }
 
 static int azoi_socket_connect(void *conn, void *user_data) {
     azoi_socket *s = (azoi_socket *)conn;
     azoi_net *n = (azoi_net *)user_data;
-    if (s->connected) {
-        return AZO_OK;
-    }
-    if (s->addresses == NULL) {
-        azo_result r = azoi_socket_resolve(s, n);
-        if (r != AZO_OK) {
-            return r;
-        }
+    if (s->count == 0 && azoi_socket_resolve(s, n) != AZO_OK) {
+        return AZO_ERR_RESOLVE;
     }
     azoi_socket_look(s, n);
-    bool more = true;
-    while (more && !s->connected) {
-        bool idle = s->fd[0] < 0 && s->fd[1] < 0;
-        bool full = s->fd[0] >= 0 && s->fd[1] >= 0;
-        more = (idle || (!full && azoi_net_now(n) >= s->stagger_at)) && azoi_socket_start(s, n);
-        if (idle && !more) {
-            s->addresses->stale = true;
-            azoi_socket_drop_addresses(s, n);
-            errno = s->last_errno;
-            return AZO_ERR_CONNECT;
-        }
+    while (azoi_socket_may_start(s) && azoi_net_now(n) >= s->stagger_at) {
+        azoi_socket_start(s, n);
+    }
+    if (!s->connected && s->fd[0] < 0 && s->fd[1] < 0) {
+        s->count = 0;
+        azoi_socket_keep_addresses(s, n);
+        errno = s->last_errno;
+        return AZO_ERR_CONNECT;
     }
     return s->connected ? AZO_OK : AZO_IO_AGAIN;
 }
@@ -4921,12 +4425,10 @@ static ptrdiff_t azoi_socket_failed(void) {
 }
 
 static ptrdiff_t azoi_socket_recv(void *conn, void *buf, size_t cap, void *user_data) {
-    azoi_socket *s = (azoi_socket *)conn;
     ssize_t got;
     (void)user_data;
-    do {
-        got = recv(s->fd[0], buf, cap, 0);
-    } while (got < 0 && errno == EINTR);
+    while ((got = recv(((azoi_socket *)conn)->fd[0], buf, cap, 0)) < 0 && errno == EINTR) {
+    }
     return got < 0 ? azoi_socket_failed() : (ptrdiff_t)got;
 }
 
@@ -4936,12 +4438,10 @@ static ptrdiff_t azoi_socket_send(void *conn, const void *buf, size_t len, void 
 #else
     const int flags = 0;
 #endif
-    azoi_socket *s = (azoi_socket *)conn;
     ssize_t sent;
     (void)user_data;
-    do {
-        sent = send(s->fd[0], buf, len, flags);
-    } while (sent < 0 && errno == EINTR);
+    while ((sent = send(((azoi_socket *)conn)->fd[0], buf, len, flags)) < 0 && errno == EINTR) {
+    }
     return sent < 0 ? azoi_socket_failed() : (ptrdiff_t)sent;
 }
 
@@ -4950,191 +4450,119 @@ static size_t azoi_socket_watch(void *conn, unsigned want, azo_watch *out, size_
     azoi_socket *s = (azoi_socket *)conn;
     size_t count = 0;
     for (int i = 0; i < 2; i++) {
-        if (s->fd[i] < 0 || (s->connected && want == 0)) {
-            continue;
-        }
-        if (count < cap) {
+        unsigned events = s->connected ? want : (unsigned)AZO_POLL_OUT;
+        if (s->fd[i] >= 0 && events != 0 && count < cap) {
             out[count].fd = s->fd[i];
             out[count].id = s->id;
-            out[count].events = s->connected ? want : (unsigned)AZO_POLL_OUT;
+            out[count].events = events;
         }
-        count++;
+        count += s->fd[i] >= 0 && events != 0;
     }
-    if (!s->connected && count < 2 && s->tried < AZOI_MAX_ADDRESSES) {
-        int32_t left = count == 0 ? 0 : azoi_left(azoi_net_now((azoi_net *)user_data), s->stagger_at);
-        bool more = s->addresses == NULL || azoi_address_at(s->addresses->list, azoi_socket_next(s)) != NULL;
-        if (more && (*timeout_ms < 0 || left < *timeout_ms)) {
-            *timeout_ms = left;
-        }
+    if (azoi_socket_may_start(s)) {
+        int32_t left = azoi_left(azoi_net_now((azoi_net *)user_data), s->stagger_at);
+        *timeout_ms = *timeout_ms < 0 || left < *timeout_ms ? left : *timeout_ms;
     }
     return count;
 }
 
 static void azoi_socket_close(void *conn, void *user_data) {
     azoi_socket *s = (azoi_socket *)conn;
-    azoi_net *n = (azoi_net *)user_data;
     for (int i = 0; i < 2; i++) {
         if (s->fd[i] >= 0) {
             (void)close(s->fd[i]);
         }
     }
-    azoi_socket_drop_addresses(s, n);
-    azoi_free(n->allocator, s, s->block_size);
+    azoi_free(((azoi_net *)user_data)->allocator, s, sizeof *s);
 }
 
-/* Descriptors for which there is no memory are reported as ready: events are hints, so that costs time only. */
+/* Without memory all descriptors are reported as ready: events are hints, so that costs time only. */
 static int azoi_socket_poll(azo_watch *set, size_t count, int32_t timeout_ms, void *user_data) {
     azoi_net *n = (azoi_net *)user_data;
     struct pollfd few[16];
     struct pollfd *fds = few;
-    size_t polled = count;
-    size_t size = 0;
     if (count > sizeof few / sizeof few[0]) {
-        if (azoi_product(count, sizeof *fds, &size)) {
-            fds = (struct pollfd *)azoi_alloc(n->allocator, size);
-        }
-        if (size == 0 || fds == NULL) {
-            fds = few;
-            polled = sizeof few / sizeof few[0];
-            timeout_ms = 10;
+        fds = (struct pollfd *)azoi_alloc(n->allocator, count * sizeof *fds);
+        if (fds == NULL) {
+            (void)poll(NULL, 0, 10);
+            return (int)count;
         }
     }
-    for (size_t i = 0; i < polled; i++) {
+    for (size_t i = 0; i < count; i++) {
         fds[i].fd = (int)set[i].fd;
         fds[i].events = (short)(((set[i].events & AZO_POLL_IN) != 0 ? POLLIN : 0) |
                                 ((set[i].events & AZO_POLL_OUT) != 0 ? POLLOUT : 0));
         fds[i].revents = 0;
     }
-    int ready = poll(fds, (nfds_t)polled, timeout_ms);
-    for (size_t i = 0; ready >= 0 && i < polled; i++) {
+    int ready = poll(fds, (nfds_t)count, timeout_ms);
+    for (size_t i = 0; ready >= 0 && i < count; i++) {
         bool broken = (fds[i].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0;
         set[i].events = (broken || (fds[i].revents & POLLIN) != 0 ? (unsigned)AZO_POLL_IN : 0u) |
                         (broken || (fds[i].revents & POLLOUT) != 0 ? (unsigned)AZO_POLL_OUT : 0u);
     }
     if (fds != few) {
-        azoi_free(n->allocator, fds, size);
+        azoi_free(n->allocator, fds, count * sizeof *fds);
     }
-    return ready < 0 ? -1 : ready + (int)(count - polled);
-}
-
-static const char *azoi_errno_text(int code) {
-    switch (code) {
-    case ECONNREFUSED:
-        return ", refused";
-    case ETIMEDOUT:
-        return ", timed out";
-    case ENETUNREACH:
-    case EHOSTUNREACH:
-        return ", unreachable";
-    case EMFILE:
-    case ENFILE:
-        return ", too many open files";
-    case EACCES:
-    case EPERM:
-        return ", forbidden on this machine";
-    default:
-        return "";
-    }
+    return ready;
 }
 
 #endif /* AZO_NO_SOCKETS */
 
 /* ---- opening and closing what streams share ---- */
 
-static azo_result azoi_net_transport(azoi_net *n, const azo_transport *given, azo_error *e) {
-    bool any = given->open != NULL || given->connect != NULL || given->recv != NULL || given->send != NULL ||
-               given->watch != NULL || given->close != NULL || given->poll != NULL;
-    bool all = given->open != NULL && given->connect != NULL && given->recv != NULL && given->send != NULL &&
-               given->watch != NULL && given->close != NULL;
-    if (any && !all) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.transport is only half filled in (%s is missing). Set "
-                         "all its functions but poll, or none.",
-                         given->open == NULL ? "open" : given->connect == NULL ? "connect"
-                         : given->recv == NULL ? "recv" : given->send == NULL ? "send"
-                         : given->watch == NULL ? "watch" : "close");
+static azo_result azoi_net_hooks(azoi_net *n, const azo_client_desc *desc, azo_error *e) {
+    const azo_transport *t = &desc->transport;
+    int functions = (t->open != NULL) + (t->connect != NULL) + (t->recv != NULL) + (t->send != NULL) +
+                    (t->watch != NULL) + (t->close != NULL);
+    int clocks = (desc->clock.monotonic_ms != NULL) + (desc->clock.unix_seconds != NULL);
+    n->transport = *t;
+    n->clock = desc->clock;
+    n->logger = desc->logger;
+#ifndef AZO_NO_SOCKETS
+    if (functions == 0 && t->poll == NULL) {
+        const azo_transport sockets = {n, azoi_socket_open, azoi_socket_connect, azoi_socket_recv, azoi_socket_send,
+                                       azoi_socket_watch, azoi_socket_close, azoi_socket_poll};
+        n->transport = sockets;
+        functions = 6;
     }
-    n->transport = *given;
-    if (any) {
+#endif
+#ifndef AZO_NO_CLOCK
+    if (clocks == 0) {
+        n->clock.monotonic_ms = azoi_default_monotonic;
+        n->clock.unix_seconds = azoi_default_unix;
+        clocks = 2;
+    }
+#endif
+    if (functions == 6 && clocks == 2) {
         return AZO_OK;
     }
-#ifdef AZO_NO_SOCKETS
-    return azoi_fail(e, AZO_ERR_ARGUMENT, "This build has no sockets of its own (AZO_NO_SOCKETS). Set "
-                     "azo_client_desc.transport.");
-#else
-    n->transport.user_data = n;
-    n->transport.open = azoi_socket_open;
-    n->transport.connect = azoi_socket_connect;
-    n->transport.recv = azoi_socket_recv;
-    n->transport.send = azoi_socket_send;
-    n->transport.watch = azoi_socket_watch;
-    n->transport.close = azoi_socket_close;
-    n->transport.poll = azoi_socket_poll;
-    return AZO_OK;
-#endif
-}
-
-static azo_result azoi_net_clock(azoi_net *n, const azo_clock *given, azo_error *e) {
-    n->clock = *given;
-    if ((given->monotonic_ms == NULL) != (given->unix_seconds == NULL)) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.clock is only half filled in (%s is missing). Set both "
-                         "functions or none.", given->monotonic_ms == NULL ? "monotonic_ms" : "unix_seconds");
-    }
-    if (given->monotonic_ms != NULL) {
-        return AZO_OK;
-    }
-#ifdef AZO_NO_CLOCK
-    return azoi_fail(e, AZO_ERR_ARGUMENT, "This build has no clock of its own (AZO_NO_CLOCK). Set "
-                     "azo_client_desc.clock.");
-#else
-    n->clock.monotonic_ms = azoi_default_monotonic;
-    n->clock.unix_seconds = azoi_default_unix;
-    return AZO_OK;
-#endif
+    return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.%s is not filled in (%d of %d functions). Set all of them, "
+                     "transport.poll at will, or none in a build that has its own.",
+                     functions < 6 ? "transport" : "clock", functions < 6 ? functions : clocks, functions < 6 ? 6 : 2);
 }
 
 static azo_result azoi_net_trust(azoi_net *n, const azo_client_desc *desc, azo_error *e) {
     azo_str file = azoi_trim(azo_s(desc->ca_file));
-    if (file.len > 0 && desc->ca_pem.len > 0) {
+    if (desc->ca_pem.len == 0) {
+        azoi_buf_str(&n->ca_file, file.len > 0 ? file : azoi_env("SSL_CERT_FILE"));
+        return azoi_buf_failed(&n->ca_file, e, "ca_file");
+    }
+    if (file.len > 0) {
         return azoi_fail(e, AZO_ERR_ARGUMENT, "Both ca_file and ca_pem are set. Set one of them.");
     }
-    if (desc->ca_pem.len > 0) {
-        azoi_buf_str(&n->ca_pem, desc->ca_pem);
-        if (n->ca_pem.failed == AZO_OK && strstr(n->ca_pem.data, "-----BEGIN CERTIFICATE-----") == NULL) {
-            return azoi_fail(e, AZO_ERR_ARGUMENT, "ca_pem holds no certificate (%zu bytes). Give it PEM text with "
-                             "BEGIN CERTIFICATE lines.", n->ca_pem.len);
-        }
-        return azoi_buf_failed(&n->ca_pem, e, "ca_pem");
-    }
-#ifdef AZO_NO_STDIO
-    if (file.len > 0) {
-        return azoi_fail(e, AZO_ERR_UNSUPPORTED, "This build reads no files (AZO_NO_STDIO). Give the root certificates "
-                         "in ca_pem instead of ca_file.");
-    }
-#else
-    azoi_buf_str(&n->ca_file, file.len > 0 ? file : azoi_env("SSL_CERT_FILE"));
-#endif
-    return azoi_buf_failed(&n->ca_file, e, "ca_file");
+    azoi_buf_str(&n->ca_pem, desc->ca_pem);
+    return azoi_buf_failed(&n->ca_pem, e, "ca_pem");
 }
 
 static azo_result azoi_net_init(azoi_net *n, const azo_client_desc *desc, const azo_allocator *a, azo_error *e) {
-    enum { LINE = 8192, PATH = 4096, PEM = 16 * 1024 * 1024 };
+    enum { PATH = 4096, PEM = 16 * 1024 * 1024 };
     memset(n, 0, sizeof *n);
     n->allocator = a;
-    n->logger = desc->logger;
-    azoi_buf_init(&n->log_line, a, LINE, false);
     azoi_buf_init(&n->ca_file, a, PATH, false);
     azoi_buf_init(&n->ca_pem, a, PEM, false);
-    azo_result r = azoi_net_transport(n, &desc->transport, e);
+    azo_result r = azoi_net_hooks(n, desc, e);
     if (r == AZO_OK) {
-        r = azoi_net_clock(n, &desc->clock, e);
-    }
-    if (r == AZO_OK) {
+        n->jitter = (uint32_t)((uintptr_t)n >> 4) ^ (uint32_t)azoi_net_now(n) ^ (uint32_t)azoi_net_unix(n) << 16;
         r = azoi_net_trust(n, desc, e);
-    }
-    if (r == AZO_OK) {
-        azoi_net_stir(n, (uint32_t)((uintptr_t)n >> 4));
-        azoi_net_stir(n, (uint32_t)azoi_net_now(n));
-        azoi_net_stir(n, (uint32_t)azoi_net_unix(n));
     }
     return r;
 }
@@ -5146,107 +4574,52 @@ static void azoi_tls_teardown(azoi_net *n) {
     mbedtls_ctr_drbg_free(&n->random);
     mbedtls_entropy_free(&n->entropy);
 #endif
-    azoi_free(n->allocator, n->suites, n->suites_size);
-    n->suites = NULL;
     n->tls_ready = false;
 }
-
-#ifdef MBEDTLS_SSL_SESSION_TICKETS
-static void azoi_session_free(azoi_net *n, azoi_session *session) {
-    mbedtls_ssl_session_free(&session->session); /* wipes it */
-    azoi_free(n->allocator, session, session->block_size);
-}
-#endif
 
 /* Also fine for one that is all zero, or that azoi_net_init refused. No stream may be open any more. */
 static void azoi_net_close(azoi_net *n) {
     if (n->tls_ready) {
         azoi_tls_teardown(n);
     }
-#ifdef MBEDTLS_SSL_SESSION_TICKETS
-    while (n->sessions != NULL) {
-        azoi_session *session = n->sessions;
-        n->sessions = session->next;
-        azoi_session_free(n, session);
+    for (size_t i = 0; i < AZOI_MAX_KNOWN; i++) {
+        azoi_known_drop_session(&n->known[i]);
     }
-#endif
-#ifndef AZO_NO_SOCKETS
-    while (n->addresses != NULL) {
-        azoi_addresses_free(n, n->addresses);
-    }
-#endif
-    azoi_buf_free(&n->log_line);
     azoi_buf_free(&n->ca_file);
     azoi_buf_free(&n->ca_pem);
 }
 
 /* ---- client TLS, set up once ---- */
 
-/* The library's own order is right for it (ChaCha20 first); what goes is key exchange without forward secrecy. */
-static bool azoi_tls_suites(azoi_net *n) {
-    const int *offered = mbedtls_ssl_list_ciphersuites();
-    size_t count = 0;
-    size_t kept = 0;
-    while (offered[count] != 0) {
-        count++;
-    }
-    n->suites_size = (count + 1) * sizeof *n->suites;
-    n->suites = (int *)azoi_alloc(n->allocator, n->suites_size);
-    if (n->suites == NULL) {
-        return false;
-    }
-    for (size_t i = 0; i < count; i++) {
-        azo_str name = azo_s(mbedtls_ssl_get_ciphersuite_name(offered[i]));
-        if ((azoi_starts(name, "TLS1-3-") || azoi_starts(name, "TLS-ECDHE-RSA-") ||
-             azoi_starts(name, "TLS-ECDHE-ECDSA-") || azoi_starts(name, "TLS-DHE-RSA-")) &&
-            !azoi_contains_ci(name, "-WITH-NULL-")) {
-            n->suites[kept] = offered[i];
-            kept++;
-        }
-    }
-    mbedtls_ssl_conf_ciphersuites(&n->config, kept > 0 ? n->suites : offered);
-    return true;
-}
-
-/* mbedTLS 3.6.6 and 4.1.0 offer RSA-PSS but refuse it in TLS 1.2 (Mbed-TLS/mbedtls issue 10668). Servers mostly take
- * what is offered first, so PKCS #1 goes before it; TLS 1.3 allows PSS only, and has it still. */
-#if (MBEDTLS_VERSION_NUMBER == 0x03060600 || MBEDTLS_VERSION_NUMBER == 0x04010000) && defined(MBEDTLS_SSL_PROTO_TLS1_2)
-#define AZOI_NO_PSS_IN_TLS12 1
-static void azoi_tls_signatures(azoi_net *n) {
-    static const uint16_t algorithms[] = {0x0403, 0x0503, 0x0603, 0x0401, 0x0501, 0x0601, 0x0804, 0x0805, 0x0806, 0};
-    mbedtls_ssl_conf_sig_algs(&n->config, algorithms);
-}
-#else
-#define AZOI_NO_PSS_IN_TLS12 0
-static void azoi_tls_signatures(azoi_net *n) {
-    (void)n;
-}
-#endif
-
-static void azoi_tls_versions(azoi_net *n) {
+static void azoi_tls_limits(azoi_net *n) {
+    /* Forward secrecy only. ChaCha20 first: mbedTLS does it faster than AES. What this mbedTLS lacks it passes over. */
+    static const int suites[] = {0x1303, 0x1302, 0x1301,                  /* TLS 1.3 */
+                                 0xcca9, 0xcca8,                          /* ECDHE, ECDSA before RSA: ChaCha20 */
+                                 0xc02c, 0xc030, 0xc02b, 0xc02f,          /* AES-GCM */
+                                 0xc024, 0xc028, 0xc023, 0xc027, 0xc0ac,  /* AES-CBC; AES-CCM for small builds */
+                                 0};
+    mbedtls_ssl_conf_ciphersuites(&n->config, suites);
 #if MBEDTLS_VERSION_NUMBER >= 0x03020000
     mbedtls_ssl_conf_min_tls_version(&n->config, MBEDTLS_SSL_VERSION_TLS1_2);
 #else
     mbedtls_ssl_conf_min_version(&n->config, MBEDTLS_SSL_MAJOR_VERSION_3, MBEDTLS_SSL_MINOR_VERSION_3);
 #endif
-#if MBEDTLS_VERSION_NUMBER < 0x03000000 && defined(MBEDTLS_ECP_C)
+#if MBEDTLS_VERSION_NUMBER < 0x03000000 && defined(MBEDTLS_ECP_DP_CURVE25519_ENABLED) &&                               \
+    defined(MBEDTLS_ECP_DP_SECP256R1_ENABLED) && defined(MBEDTLS_ECP_DP_SECP384R1_ENABLED)
     /* 2.28 offers secp521r1 first, servers take it, and it costs three times as much. */
-    static const mbedtls_ecp_group_id groups[] = {
-#ifdef MBEDTLS_ECP_DP_CURVE25519_ENABLED
-        MBEDTLS_ECP_DP_CURVE25519,
-#endif
-#ifdef MBEDTLS_ECP_DP_SECP256R1_ENABLED
-        MBEDTLS_ECP_DP_SECP256R1,
-#endif
-#ifdef MBEDTLS_ECP_DP_SECP384R1_ENABLED
-        MBEDTLS_ECP_DP_SECP384R1,
-#endif
-        MBEDTLS_ECP_DP_NONE};
+    static const mbedtls_ecp_group_id groups[] = {MBEDTLS_ECP_DP_CURVE25519, MBEDTLS_ECP_DP_SECP256R1,
+                                                  MBEDTLS_ECP_DP_SECP384R1, MBEDTLS_ECP_DP_NONE};
     mbedtls_ssl_conf_curves(&n->config, groups);
 #endif
-    /* From 3.6.1 on, 3.6 keeps quiet about tickets unless it is told not to; 4.x always speaks of them. */
+#if (MBEDTLS_VERSION_NUMBER == 0x03060600 || MBEDTLS_VERSION_NUMBER == 0x04010000) && defined(MBEDTLS_SSL_PROTO_TLS1_2)
+    /* These offer RSA-PSS but refuse it in TLS 1.2 (Mbed-TLS/mbedtls issue 10668). Servers mostly take what is offered
+     * first, so PKCS #1 goes before it; TLS 1.3 allows PSS only, and has it still. */
+    static const uint16_t algorithms[] = {0x0403, 0x0503, 0x0603, 0x0401, 0x0501, 0x0601, 0x0804, 0x0805, 0x0806, 0};
+    mbedtls_ssl_conf_sig_algs(&n->config, algorithms);
+#endif
 #if defined(MBEDTLS_SSL_PROTO_TLS1_3) && defined(MBEDTLS_SSL_SESSION_TICKETS) &&                                       \
     MBEDTLS_VERSION_NUMBER >= 0x03060100 && MBEDTLS_VERSION_NUMBER < 0x04000000
+    /* From 3.6.1 on, 3.6 keeps quiet about tickets unless it is told not to; 4.x always speaks of them. */
     mbedtls_ssl_conf_tls13_enable_signal_new_session_tickets(&n->config,
                                                              MBEDTLS_SSL_TLS1_3_SIGNAL_NEW_SESSION_TICKETS_ENABLED);
 #endif
@@ -5273,12 +4646,11 @@ static int azoi_tls_configure(azoi_net *n) {
         ret = mbedtls_ctr_drbg_seed(&n->random, mbedtls_entropy_func, &n->entropy, NULL, 0);
         mbedtls_ssl_conf_rng(&n->config, mbedtls_ctr_drbg_random, &n->random);
     }
-#endif
-    if (ret == 0 && !azoi_tls_suites(n)) {
-        ret = MBEDTLS_ERR_SSL_ALLOC_FAILED;
+    if (ret == 0) {
+        ret = mbedtls_ctr_drbg_random(&n->random, (unsigned char *)&n->jitter, sizeof n->jitter);
     }
-    azoi_tls_versions(n);
-    azoi_tls_signatures(n);
+#endif
+    azoi_tls_limits(n);
     mbedtls_ssl_conf_authmode(&n->config, MBEDTLS_SSL_VERIFY_REQUIRED);
     mbedtls_ssl_conf_ca_chain(&n->config, &n->roots, NULL);
 #ifdef MBEDTLS_SSL_ALPN
@@ -5297,11 +4669,6 @@ static azo_result azoi_tls_setup(azoi_net *n, azo_error *e) {
     }
     int ret = azoi_tls_configure(n);
     if (ret == 0) {
-#if MBEDTLS_VERSION_NUMBER < 0x04000000
-        unsigned char seed[4] = {0, 0, 0, 0};
-        (void)mbedtls_ctr_drbg_random(&n->random, seed, sizeof seed);
-        azoi_net_stir(n, (uint32_t)seed[0] << 24 | (uint32_t)seed[1] << 16 | (uint32_t)seed[2] << 8 | seed[3]);
-#endif
 #ifndef MBEDTLS_HAVE_TIME_DATE
         azoi_log(n, AZO_LOG_WARN, "* this mbedTLS checks no dates of certificates (no MBEDTLS_HAVE_TIME_DATE)");
 #endif
@@ -5309,9 +4676,6 @@ static azo_result azoi_tls_setup(azoi_net *n, azo_error *e) {
         return AZO_OK;
     }
     azoi_tls_teardown(n);
-    if (ret == MBEDTLS_ERR_SSL_ALLOC_FAILED) {
-        return azoi_memory(e);
-    }
     if (e != NULL && e->code == AZO_OK) {
         e->tls_code = ret;
     }
@@ -5331,87 +4695,89 @@ static void azoi_stream_numbers(azoi_stream *s, int sys_errno, int tls_code, uin
     }
 }
 
-/* What a hook said, in s->failed and s->failed_errno. */
-static azo_result azoi_stream_hook_failed(azoi_stream *s, const char *doing) {
-    azo_result code = s->failed;
-    azoi_stream_numbers(s, s->failed_errno, 0, 0);
-    if (code == AZO_ERR_MEMORY) {
-        return azoi_memory(s->error);
-    }
-    const char *text = "";
-#ifndef AZO_NO_SOCKETS
-    if (code == AZO_ERR_RESOLVE && s->net->transport.connect == azoi_socket_connect) {
-        return azoi_fail(s->error, code, "The host name %s does not resolve (getaddrinfo %d, %s). Check its spelling, "
-                         "and the DNS of this machine.", s->host, s->failed_errno, gai_strerror(s->failed_errno));
-    }
-    text = azoi_errno_text(s->failed_errno);
-#endif
-    if (code == AZO_ERR_RESOLVE) {
-        return azoi_fail(s->error, code, "The host name %s does not resolve (transport hook, errno %d). Check its "
-                         "spelling, and the DNS of this machine.", s->host, s->failed_errno);
-    }
-    if (code == AZO_ERR_CONNECT) {
-        return azoi_fail(s->error, code, "%s does not answer on port %u (errno %d%s). Check the address, the network "
-                         "and its firewall; where a proxy is needed, set HTTPS_PROXY.", s->host, (unsigned)s->port,
-                         s->failed_errno, text);
-    }
-    return azoi_fail(s->error, code, "The connection to %s:%u broke while %s (errno %d%s). Try again; if it stays so, "
-                     "look for a proxy or firewall that cuts it.", s->host, (unsigned)s->port, doing, s->failed_errno,
-                     text);
-}
-
-/* errno first: it must be the hook's. AZO_ERR_x that is not one becomes `other`. */
+/* Keeps what a hook answered (errno must still be its own); what is no AZO_ERR_x becomes `other`. */
 static void azoi_stream_note(azoi_stream *s, ptrdiff_t answer, azo_result other) {
     s->failed_errno = errno;
-    s->failed = azoi_result_of(answer, other);
+    s->failed = other;
+#define AZOI_RESULT_CASE(name, number) s->failed = answer == number && number < 0 ? name : s->failed;
+    AZO_RESULTS(AZOI_RESULT_CASE)
+#undef AZOI_RESULT_CASE
 }
 
-/* What to do about a bad certificate, worst and likeliest first. */
-static const char *azoi_verify_advice(uint32_t flags) {
-    if ((flags & MBEDTLS_X509_BADCERT_FUTURE) != 0) {
-        return "is not valid yet (mbedTLS -0x%04x, flags 0x%x). Set the clock of this machine: it is probably slow";
+static const char *azoi_errno_hint(int code) {
+#ifndef AZO_NO_SOCKETS
+    static const struct {
+        int code;
+        const char *hint;
+    } rows[] = {{0, ", closed by the peer"},    {ECONNREFUSED, ", refused"},
+                {ETIMEDOUT, ", timed out"},     {ECONNRESET, ", reset by the peer"},
+                {ENETUNREACH, ", unreachable"}, {EHOSTUNREACH, ", unreachable"},
+                {EMFILE, ", too many open files"}, {EACCES, ", forbidden on this machine"}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (rows[i].code == code) {
+            return rows[i].hint;
+        }
     }
-    if ((flags & MBEDTLS_X509_BADCERT_EXPIRED) != 0) {
-        return "has expired (mbedTLS -0x%04x, flags 0x%x). Check the clock of this machine; if it is right, the server "
-               "needs a new certificate";
+#endif
+    (void)code;
+    return "";
+}
+
+/* Explains what azoi_stream_note kept; `ret` is mbedTLS's number, if it has one. */
+static azo_result azoi_stream_failed(azoi_stream *s, const char *doing, int ret) {
+    const char *hint = azoi_errno_hint(s->failed_errno);
+    azoi_stream_numbers(s, s->failed_errno, ret, 0);
+    if (s->failed == AZO_ERR_MEMORY) {
+        return azoi_memory(s->error);
     }
-    if ((flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED) != 0) {
-        return "is not trusted: none of the root certificates vouches for it (mbedTLS -0x%04x, flags 0x%x). Put the "
-               "root of the server, or of a proxy that inspects TLS, into the file that SSL_CERT_FILE or "
-               "azo_client_desc.ca_file names";
+    if (s->failed == AZO_ERR_RESOLVE) {
+        return azoi_fail(s->error, s->failed, "The host name %s does not resolve (resolver code %d). Check its "
+                         "spelling, and the DNS of this machine.", s->host, s->failed_errno);
     }
-    if ((flags & MBEDTLS_X509_BADCERT_CN_MISMATCH) != 0) {
-        return "is for another name (mbedTLS -0x%04x, flags 0x%x). Connect by a name that it lists; mbedTLS before 3.6 "
-               "cannot check numeric addresses";
+    if (s->failed == AZO_ERR_CONNECT) {
+        return azoi_fail(s->error, s->failed, "%s does not answer on port %u (errno %d%s). Check the address, the "
+                         "network and its firewall; where a proxy is needed, set HTTPS_PROXY.", s->host,
+                         (unsigned)s->port, s->failed_errno, hint);
     }
-    if ((flags & (MBEDTLS_X509_BADCERT_KEY_USAGE | MBEDTLS_X509_BADCERT_EXT_KEY_USAGE |
-                  MBEDTLS_X509_BADCERT_NS_CERT_TYPE)) != 0) {
-        return "is not meant for a server (mbedTLS -0x%04x, flags 0x%x). Have one issued with the usage serverAuth";
-    }
-    if ((flags & (MBEDTLS_X509_BADCERT_BAD_MD | MBEDTLS_X509_BADCERT_BAD_PK | MBEDTLS_X509_BADCERT_BAD_KEY)) != 0) {
-        return "rests on a weak or unusual key or hash (mbedTLS -0x%04x, flags 0x%x). Have one issued with RSA of 2048 "
-               "bits or P-256, and SHA-256";
-    }
-    return "was refused (mbedTLS -0x%04x, flags 0x%x). Look the flags up: MBEDTLS_X509_BADCERT_x in mbedtls/x509.h";
+    return azoi_fail(s->error, s->failed, "The connection to %s:%u broke while %s (errno %d%s). Try again; if it stays "
+                     "so, look for a firewall or proxy that cuts it; where a proxy is needed, set HTTPS_PROXY.",
+                     s->host, (unsigned)s->port, doing, s->failed_errno, hint);
 }
 
 static azo_result azoi_tls_bad_certificate(azoi_stream *s, int ret, uint32_t flags) {
-    char text[400];
+    static const struct {
+        uint32_t flags;
+        const char *what;
+        const char *advice;
+    } rows[] = { /* worst and likeliest first */
+        {MBEDTLS_X509_BADCERT_FUTURE, "is not valid yet", "Set the clock of this machine: it is probably slow"},
+        {MBEDTLS_X509_BADCERT_EXPIRED, "has expired",
+         "Check the clock of this machine; if it is right, the server needs a new certificate"},
+        {MBEDTLS_X509_BADCERT_NOT_TRUSTED, "is not trusted: none of the root certificates vouches for it",
+         "Put the root of the server, or of a proxy that inspects TLS, into the file that SSL_CERT_FILE or "
+         "azo_client_desc.ca_file names"},
+        {MBEDTLS_X509_BADCERT_CN_MISMATCH, "is for another name",
+         "Connect by a name that it lists; mbedTLS before 3.6 cannot check numeric addresses"},
+        {MBEDTLS_X509_BADCERT_KEY_USAGE | MBEDTLS_X509_BADCERT_EXT_KEY_USAGE | MBEDTLS_X509_BADCERT_NS_CERT_TYPE,
+         "is not meant for a server", "Have one issued with the usage serverAuth"},
+        {MBEDTLS_X509_BADCERT_BAD_MD | MBEDTLS_X509_BADCERT_BAD_PK | MBEDTLS_X509_BADCERT_BAD_KEY,
+         "rests on a weak or unusual key or hash", "Have one issued with RSA of 2048 bits or P-256, and SHA-256"},
+        {UINT32_MAX, "was refused", "Look the flags up: MBEDTLS_X509_BADCERT_x in mbedtls/x509.h"}};
+    size_t i = 0;
+    while ((rows[i].flags & flags) == 0 && rows[i].flags != UINT32_MAX) {
+        i++;
+    }
     azoi_log(s->net, AZO_LOG_WARN, "* certificate of %s refused, flags 0x%x", s->host, (unsigned)flags);
     azoi_stream_numbers(s, 0, ret, flags);
-#ifdef __GNUC__
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-#endif
-    (void)snprintf(text, sizeof text, azoi_verify_advice(flags), (unsigned)-ret, (unsigned)flags);
-#ifdef __GNUC__
-#pragma GCC diagnostic pop
-#endif
-    return azoi_fail(s->error, AZO_ERR_TLS_VERIFY, "The certificate of %s:%u %s.", s->host, (unsigned)s->port, text);
+    return azoi_fail(s->error, AZO_ERR_TLS_VERIFY, "The certificate of %s:%u %s (mbedTLS -0x%04x, flags 0x%x). %s.",
+                     s->host, (unsigned)s->port, rows[i].what, (unsigned)-ret, (unsigned)flags, rows[i].advice);
 }
 
-/* The number of the peer's alert (RFC 8446 section 6). Before 4.1 only the buffer that it lies in tells. */
-static int azoi_tls_alert(const azoi_stream *s) {
+/* The number of the peer's alert (RFC 8446 section 6), 0: none. Before 4.1 only the buffer that it lies in tells. */
+static int azoi_tls_alert(const azoi_stream *s, int ret) {
+    if (ret != MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE) {
+        return 0;
+    }
 #if MBEDTLS_VERSION_NUMBER >= 0x04010000
     return mbedtls_ssl_get_fatal_alert(s->tls);
 #elif MBEDTLS_VERSION_NUMBER >= 0x03000000
@@ -5421,87 +4787,42 @@ static int azoi_tls_alert(const azoi_stream *s) {
 #endif
 }
 
-static const char *azoi_alert_advice(int alert) {
-    switch (alert) {
-    case 70: /* protocol_version */
-#if defined(MBEDTLS_SSL_PROTO_TLS1_3) && MBEDTLS_VERSION_NUMBER >= 0x03000000
-        return "It speaks neither TLS 1.2 nor 1.3, which are all that is offered: the server must be updated.";
-#else
-        return "It does not speak TLS 1.2, the only version of this mbedTLS: build with one that has TLS 1.3 if the "
-               "server wants that.";
-#endif
-    case 40: /* handshake_failure */
-    case 71: /* insufficient_security */
-        return "It shares no cipher suite, curve or signature with this mbedTLS, or wants a client certificate: "
-               "compare both configurations.";
+/* What to do about an error of mbedTLS, or an alert of the peer. */
+static const char *azoi_tls_advice(int ret, int alert) {
+    if (ret == MBEDTLS_ERR_SSL_INVALID_RECORD) {
+        return "What came back is not TLS, or was changed on the way: check the port, and look for a proxy.";
+    }
+    switch (ret == -0x6e80 ? 70 : alert) { /* BAD_PROTOCOL_VERSION, in 2.28 BAD_HS_PROTOCOL_VERSION */
+    case 40: case 70: case 71: /* handshake_failure, protocol_version, insufficient_security */
+        return "It shares no TLS version (1.2, since mbedTLS 3.6 also 1.3), cipher suite or curve with this mbedTLS, "
+               "or wants a client certificate: compare both configurations.";
+    case 42: case 43: case 44: case 45: case 46: case 48: case 49: case 116: /* bad_certificate ... */
+        return "It wants a client certificate, which this library does not send: use an endpoint without.";
     case 112: /* unrecognized_name */
         return "It does not serve this host name: check the endpoint.";
     case 120: /* no_application_protocol */
         return "It does not speak HTTP/1.1: check host and port.";
-    case 42: case 43: case 44: case 45: case 46: case 48: case 49: case 116: /* bad_certificate ... */
-        return "It wants a client certificate, which this library does not send: use an endpoint without.";
-    case 20: case 21: case 50: case 51: /* bad_record_mac, decode_error, decrypt_error */
-        return "Bytes were changed on the way: look for a proxy that alters TLS.";
-    case 80: /* internal_error */
-        return "The fault is the server's: try again later.";
     default:
-        return "Check host and port, and whether the server wants another TLS version or a client certificate.";
+        return "Check host and port, and look for a proxy that alters TLS; the number is in mbedtls/ssl.h.";
     }
-}
-
-static azo_result azoi_tls_refused(azoi_stream *s, int ret, const char *doing) {
-    int alert = azoi_tls_alert(s);
-    return azoi_fail(s->error, AZO_ERR_TLS, "%s:%u ended TLS with an alert while %s (alert %d, mbedTLS -0x%04x). %s",
-                     s->host, (unsigned)s->port, doing, alert, (unsigned)-ret, azoi_alert_advice(alert));
-}
-
-/* For numbers that have no sentence of their own. */
-static const char *azoi_tls_advice(int ret) {
-    if (AZOI_NO_PSS_IN_TLS12 && ret == -0x6600) {
-        return "This version of mbedTLS cannot check RSA-PSS signatures in TLS 1.2, which the server may prefer: "
-               "update it.";
-    }
-    return "Check host and port, and look for a proxy that alters TLS; the number is in mbedtls/ssl.h.";
-}
-
-static bool azoi_tls_is_version_error(int ret) {
-#ifdef MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION
-    return ret == MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION;
-#else
-    return ret == MBEDTLS_ERR_SSL_BAD_HS_PROTOCOL_VERSION;
-#endif
 }
 
 enum { AZOI_TLS_STOPPED = -0x10000 }; /* through mbedTLS: see s->failed. Beyond its own numbers. */
 
 static azo_result azoi_tls_failed(azoi_stream *s, int ret, const char *doing) {
+    if (ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) {
+        s->failed = AZO_ERR_CLOSED;
+    } else if (ret == MBEDTLS_ERR_SSL_ALLOC_FAILED || ret == MBEDTLS_ERR_X509_ALLOC_FAILED) {
+        s->failed = AZO_ERR_MEMORY;
+    }
     if (s->failed != AZO_OK) {
-        return azoi_stream_hook_failed(s, doing);
+        return azoi_stream_failed(s, doing, ret == AZOI_TLS_STOPPED ? 0 : ret);
     }
     azoi_stream_numbers(s, 0, ret, 0);
-    if (ret == MBEDTLS_ERR_SSL_ALLOC_FAILED || ret == MBEDTLS_ERR_X509_ALLOC_FAILED) {
-        return azoi_fail(s->error, AZO_ERR_MEMORY, "mbedTLS ran out of memory while %s (mbedTLS -0x%04x). Leave it "
-                         "some 60 KB for each connection.", doing, (unsigned)-ret);
-    }
-    if (s->seen == sizeof s->first && memcmp(s->first, "HTTP/", sizeof s->first) == 0) {
-        return azoi_fail(s->error, AZO_ERR_TLS, "%s answered on port %u in plain HTTP, not TLS (mbedTLS -0x%04x). "
-                         "Check the port of the endpoint.", s->host, (unsigned)s->port, (unsigned)-ret);
-    }
-    if (ret == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE) {
-        return azoi_tls_refused(s, ret, doing);
-    }
-    if (ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) {
-        return azoi_fail(s->error, AZO_ERR_CLOSED, "%s:%u closed the connection while %s (mbedTLS -0x%04x). Look for a "
-                         "firewall or proxy that does not let this host through; where a proxy is needed, set "
-                         "HTTPS_PROXY.", s->host, (unsigned)s->port, doing, (unsigned)-ret);
-    }
-    if (azoi_tls_is_version_error(ret)) {
-        return azoi_fail(s->error, AZO_ERR_TLS, "%s:%u wants a TLS version that is not offered (mbedTLS -0x%04x). It "
-                         "must speak TLS 1.2 or newer; older versions are unsafe.", s->host, (unsigned)s->port,
-                         (unsigned)-ret);
-    }
-    return azoi_fail(s->error, AZO_ERR_TLS, "TLS with %s:%u failed while %s (mbedTLS -0x%04x). %s", s->host,
-                     (unsigned)s->port, doing, (unsigned)-ret, azoi_tls_advice(ret));
+    int alert = azoi_tls_alert(s, ret);
+    return azoi_fail(s->error, AZO_ERR_TLS, "TLS with %s:%u failed while %s (%s%.0d%smbedTLS -0x%04x). %s", s->host,
+                     (unsigned)s->port, doing, alert > 0 ? "alert " : "", alert, alert > 0 ? ", " : "", (unsigned)-ret,
+                     azoi_tls_advice(ret, alert));
 }
 
 /* ---- root certificates, looked up when a chain needs one ----
@@ -5511,370 +4832,180 @@ static azo_result azoi_tls_failed(azoi_stream *s, int ret, const char *doing) {
  * that the server sent, and the complete chain is verified again with those. The scan can only withhold roots, never
  * accept anything: names, dates, signatures and usages are all judged by mbedTLS. */
 
-typedef enum azoi_der { AZOI_DER_BAD, AZOI_DER_MORE, AZOI_DER_OK } azoi_der;
-
-/* Takes one element of that tag: its header only (`enter`), or all of it. MORE: it is not complete yet. */
-static azoi_der azoi_der_take(const unsigned char *der, size_t len, size_t *at, unsigned tag, bool enter) {
-    size_t i = *at;
-    if (i + 2 > len) {
-        return AZOI_DER_MORE;
-    }
-    size_t size = der[i + 1];
-    if (der[i] != tag || size == 0x80 || size > 0x82) {
-        return AZOI_DER_BAD;
-    }
-    i += 2;
-    for (size_t bytes = size > 0x80 ? size - 0x80 : 0; bytes > 0; bytes--, i++) {
-        if (i == len) {
-            return AZOI_DER_MORE;
-        }
-        size = bytes == der[*at + 1] - (size_t)0x80 ? der[i] : size << 8 | der[i];
-    }
-    if (size > AZOI_MAX_DER) {
-        return AZOI_DER_BAD;
-    }
-    i += enter ? 0 : size;
-    if (i > len) {
-        return AZOI_DER_MORE;
-    }
-    *at = i;
-    return AZOI_DER_OK;
-}
-
-/* RFC 5280 section 4.1: where the subject of a certificate that may be incomplete lies. */
-static azoi_der azoi_der_subject(const unsigned char *der, size_t len, size_t *from, size_t *to) {
-    static const unsigned char tags[] = {0x30, 0x30, 0xa0, 0x02, 0x30, 0x30, 0x30, 0x30};
+/* RFC 5280 section 4.1: the subject of the certificate in der[AZOI_MAX_DER], of which the first `len` bytes are known;
+ * false if it is not whole in them. mbedTLS is told of the whole array, as it wants to see that everything fits. */
+static bool azoi_der_subject(unsigned char *der, size_t len, azo_str *subject) {
+    static const int tags[] = {0x30, 0x30, 0xa0, 0x02, 0x30, 0x30, 0x30, 0x30};
     const size_t version = 2; /* optional */
-    *from = 0;
-    *to = 0;
-    for (size_t i = 0; i < sizeof tags; i++) {
-        if (i == version && *to < len && der[*to] != tags[i]) {
-            continue;
-        }
-        *from = *to;
-        azoi_der r = azoi_der_take(der, len, to, tags[i], i < version);
-        if (r != AZOI_DER_OK) {
-            return r;
-        }
-    }
-    return AZOI_DER_OK;
-}
-
-/* Alike to mbedTLS or more so: it ignores letter case, and whether a string is UTF-8 or printable. */
-static bool azoi_names_alike(const unsigned char *a, size_t a_len, const unsigned char *b, size_t b_len) {
-    if (a_len != b_len) {
-        return false;
-    }
-    for (size_t i = 0; i < a_len; i++) {
-        bool strings = (a[i] == 0x0c || a[i] == 0x13) && (b[i] == 0x0c || b[i] == 0x13);
-        if (a[i] != b[i] && !strings && azoi_lower((char)a[i]) != azoi_lower((char)b[i])) {
+    unsigned char *at = der;
+    unsigned char *from = der;
+    for (size_t i = 0; i < sizeof tags / sizeof tags[0]; i++) {
+        size_t size;
+        from = at;
+        if (mbedtls_asn1_get_tag(&at, der + AZOI_MAX_DER, &size, tags[i]) == 0) {
+            at += i < version ? 0 : size;
+        } else if (i != version) {
             return false;
         }
     }
-    return true;
+    *subject = azoi_view((const char *)from, (size_t)(at - from));
+    return (size_t)(at - der) <= len;
 }
 
-/* Once the subject is known: go on with the block or pass it by. */
-static void azoi_scan_judge(azoi_scan *z) {
-    size_t from;
-    size_t to;
-    azoi_der r = z->wanted ? AZOI_DER_MORE : azoi_der_subject(z->der, z->len, &from, &to);
-    if (r == AZOI_DER_MORE) {
-        return;
-    }
-    z->mode = AZOI_SCAN_SKIP;
-    if (r == AZOI_DER_BAD) {
+/* Decodes no more than `part` characters for it. */
+static bool azoi_scan_subject(azoi_scan *z, azo_str pem, size_t part, azo_str *subject) {
+    size_t len;
+    (void)azoi_base64_decode(azoi_view(pem.ptr, pem.len < part ? pem.len : part), z->der, sizeof z->der, &len);
+    return azoi_der_subject(z->der, len, subject);
+}
+
+/* `pem` is what stands between the lines that begin and end a certificate. */
+static void azoi_scan_certificate(azoi_scan *z, azo_str pem) {
+    enum { HEAD = 576, MAX_FOUND = 16 }; /* a peer that names more issuers has no honest chain */
+    azo_str subject;
+    size_t len;
+    if (!azoi_scan_subject(z, pem, HEAD, &subject) && !azoi_scan_subject(z, pem, pem.len, &subject)) {
         return;
     }
     z->certificates++;
-    for (const mbedtls_x509_crt *crt = z->chain; crt != NULL; crt = crt->next) {
-        if (azoi_names_alike(crt->issuer_raw.p, crt->issuer_raw.len, z->der + from, to - from)) {
-            z->wanted = true;
-            z->mode = AZOI_SCAN_BODY;
-            return;
-        }
+    const mbedtls_x509_crt *crt = z->chain;
+    while (crt != NULL &&
+           !azoi_same_ci(azoi_view((const char *)crt->issuer_raw.p, crt->issuer_raw.len), subject)) {
+        crt = crt->next;
+    }
+    if (crt != NULL && z->found_count < MAX_FOUND && azoi_base64_decode(pem, z->der, sizeof z->der, &len)) {
+        z->found_count += mbedtls_x509_crt_parse_der(&z->found, z->der, len) == 0;
     }
 }
 
-static void azoi_scan_flush(azoi_scan *z) {
-    unsigned bytes = z->digits * 6 / 8;
-    if (z->digits == 1 || z->len + bytes > sizeof z->der) {
-        z->mode = AZOI_SCAN_SKIP;
-    } else {
-        uint32_t bits = z->bits << (24 - 6 * z->digits);
-        for (unsigned i = 0; i < bytes; i++) {
-            z->der[z->len] = (unsigned char)(bits >> (16 - 8 * i) & 0xff);
-            z->len++;
-        }
-    }
-    z->bits = 0;
-    z->digits = 0;
-}
-
-/* A block is complete. */
-static void azoi_scan_finish(azoi_scan *z) {
-    enum { MAX_FOUND = 16 }; /* a peer that names more issuers has no honest chain */
-    azoi_scan_flush(z);
-    if (z->mode == AZOI_SCAN_BODY) {
-        azoi_scan_judge(z);
-    }
-    if (z->mode == AZOI_SCAN_BODY && z->wanted && z->found_count < MAX_FOUND) {
-        int ret = mbedtls_x509_crt_parse_der(&z->found, z->der, z->len);
-        z->found_count += ret == 0;
-        if (ret == MBEDTLS_ERR_X509_ALLOC_FAILED) {
-            z->failed = AZO_ERR_MEMORY;
-        }
-    }
-}
-
-/* 64 for what is none. By table: a bundle has 200,000 of them. */
-static uint32_t azoi_scan_digit(char c) {
-    static const char values[] = /* of '+' to 'z' */
-        "\76@@@\77\64\65\66\67\70\71\72\73\74\75@@@@@@@\0\1\2\3\4\5\6\7\10\11\12\13\14\15\16\17\20"
-        "\21\22\23\24\25\26\27\30\31@@@@@@\32\33\34\35\36\37\40\41\42\43\44\45\46\47\50\51\52\53\54"
-        "\55\56\57\60\61\62\63";
-    unsigned index = (unsigned)(unsigned char)c - '+';
-    return index < sizeof values - 1 ? (uint32_t)(unsigned char)values[index] : 64;
-}
-
-/* Whole groups of four, as long as there are only digits. */
-static const char *azoi_scan_groups(azoi_scan *z, const char *at, const char *end) {
-    while (end - at >= 4 && z->len + 3 <= sizeof z->der) {
-        uint32_t a = azoi_scan_digit(at[0]);
-        uint32_t b = azoi_scan_digit(at[1]);
-        uint32_t c = azoi_scan_digit(at[2]);
-        uint32_t d = azoi_scan_digit(at[3]);
-        if (((a | b | c | d) & 64) != 0) {
-            break;
-        }
-        z->der[z->len] = (unsigned char)(a << 2 | b >> 4);
-        z->der[z->len + 1] = (unsigned char)((b << 4 | c >> 2) & 0xff);
-        z->der[z->len + 2] = (unsigned char)((c << 6 | d) & 0xff);
-        z->len += 3;
-        at += 4;
-    }
-    return at;
-}
-
-/* Decodes until the block ends or is no longer of interest. */
-static const char *azoi_scan_body(azoi_scan *z, const char *at, const char *end) {
-    while (at < end && z->mode == AZOI_SCAN_BODY) {
-        if (z->digits == 0) {
-            at = azoi_scan_groups(z, at, end);
-            if (at == end) {
-                break;
-            }
-        }
-        char c = *at;
-        uint32_t digit = azoi_scan_digit(c);
-        if (digit < 64) {
-            z->bits = z->bits << 6 | digit;
-            z->digits++;
-        }
-        if (z->digits == 4 || c == '=') {
-            azoi_scan_flush(z);
-        } else if (c == '\n') {
-            azoi_scan_judge(z);
-        } else if (c == '-') {
-            azoi_scan_finish(z);
-            z->mode = AZOI_SCAN_MARK; /* of the end, or of the next block if the end is missing */
-            z->matched = 0;
-            return at;
-        } else if (digit >= 64 && !azoi_is_space(c)) {
-            z->mode = AZOI_SCAN_SKIP;
-        }
-        at++;
-    }
-    return at;
-}
-
-static const char *azoi_scan_to(const char *at, const char *end, char c) {
-    const void *found = memchr(at, c, (size_t)(end - at));
-    return found != NULL ? (const char *)found : end;
-}
-
-/* Text comes in pieces of any size. */
-static void azoi_scan_feed(azoi_scan *z, const char *at, size_t len) {
+/* Returns how many bytes at the end are to be seen again with what follows them: an unfinished block. */
+static size_t azoi_scan_text(azoi_scan *z, azo_str text) {
     static const char mark[] = "-----BEGIN CERTIFICATE-----";
-    const char *end = at + len;
-    while (at < end) {
-        switch (z->mode) {
-        case AZOI_SCAN_TEXT:
-            at = azoi_scan_to(at, end, '\n');
-            if (at < end) {
-                at++;
-                z->mode = AZOI_SCAN_MARK;
-                z->matched = 0;
-            }
-            break;
-        case AZOI_SCAN_MARK:
-            if (*at != mark[z->matched]) {
-                z->mode = AZOI_SCAN_TEXT;
-                break;
-            }
-            at++;
-            z->matched++;
-            if (mark[z->matched] == '\0') {
-                z->mode = AZOI_SCAN_BODY;
-                z->wanted = false;
-                z->bits = 0;
-                z->digits = 0;
-                z->len = 0;
-            }
-            break;
-        case AZOI_SCAN_BODY:
-            at = azoi_scan_body(z, at, end);
-            break;
-        case AZOI_SCAN_SKIP: /* base64 has no hyphen, so the next one ends the block */
-            at = azoi_scan_to(at, end, '-');
-            if (at < end) {
-                z->mode = AZOI_SCAN_MARK;
-                z->matched = 0;
-            }
-            break;
+    const size_t mark_len = sizeof mark - 1;
+    size_t at = 0;
+    for (;;) {
+        at += azoi_find(azoi_skip(text, at), '-');
+        azo_str block = azoi_skip(text, at);
+        bool starts_line = at == 0 ? !z->mid_line : text.ptr[at - 1] == '\n';
+        if (block.len == 0 || (starts_line && block.len < mark_len)) {
+            return block.len;
         }
+        if (!starts_line || !azoi_starts(block, mark)) {
+            at++;
+            continue;
+        }
+        azo_str pem = azoi_skip(block, mark_len);
+        pem.len = azoi_find(pem, '-'); /* base64 has none */
+        if (mark_len + pem.len == block.len) {
+            return block.len;
+        }
+        azoi_scan_certificate(z, pem);
+        at += mark_len + pem.len;
     }
 }
 
-#ifndef AZO_NO_STDIO
+#ifdef AZO_NO_STDIO
 
-/* Debian and its kin; Fedora, RHEL; openSUSE; Alpine, BSDs, macOS; FreeBSD. The first that has certificates counts. */
-static const char *azoi_ca_path(size_t index) {
-    static const char *const paths[] = {
-        "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem",
-        "/usr/local/share/certs/ca-root-nss.crt", "/usr/local/etc/ssl/cert.pem"};
-    return index < sizeof paths / sizeof paths[0] ? paths[index] : NULL;
+static int azoi_scan_file(azoi_scan *z, const char *path) {
+    (void)z;
+    (void)path;
+    return -1;
+}
+
+#else
+
+/* Deals with `added` more bytes of text[]. */
+static void azoi_scan_added(azoi_scan *z, size_t added) {
+    z->len += added;
+    size_t left = azoi_scan_text(z, azoi_view(z->text, z->len));
+    size_t done = z->len - (left < sizeof z->text ? left : 0); /* no certificate is that long */
+    if (done > 0) {
+        z->mid_line = z->text[done - 1] != '\n';
+        z->len -= done;
+        memmove(z->text, z->text + done, z->len);
+    }
 }
 
 /* 0, or errno. */
 static int azoi_scan_file(azoi_scan *z, const char *path) {
+    size_t got;
+    z->len = 0;
+    z->mid_line = false;
     errno = 0;
     FILE *file = fopen(path, "rb");
     if (file == NULL) {
-        return errno != 0 ? errno : -1;
+        return errno;
     }
-    (void)setvbuf(file, NULL, _IONBF, 0); /* chunk[] is the buffer */
-    size_t got;
-    while ((got = fread(z->chunk, 1, sizeof z->chunk, file)) > 0) {
-        azoi_scan_feed(z, z->chunk, got);
+    (void)setvbuf(file, NULL, _IONBF, 0); /* text[] is the buffer */
+    while ((got = fread(z->text + z->len, 1, sizeof z->text - z->len, file)) > 0) {
+        azoi_scan_added(z, got);
     }
-    int error = ferror(file) == 0 ? 0 : errno != 0 ? errno : -1;
+    int error = ferror(file) != 0 ? errno : 0;
     (void)fclose(file);
     return error;
 }
 
-static azo_result azoi_roots_from_file(azoi_stream *s, azoi_scan *z) {
-    const char *path = s->net->ca_file.data;
-    int error = azoi_scan_file(z, path);
+#endif
+
+/* Where there are roots: the desc's, SSL_CERT_FILE's, or the usual places, of which the first that has any counts. */
+static azo_result azoi_roots_search(azoi_stream *s, azoi_scan *z) {
+    /* Debian and its kin; Fedora, RHEL; openSUSE; Alpine, BSDs, macOS; FreeBSD */
+    static const char *const usual[] = {
+        "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem",
+        "/usr/local/share/certs/ca-root-nss.crt", "/usr/local/etc/ssl/cert.pem"};
+    char tried[280] = "azo_client_desc.ca_pem";
+    size_t len = 0;
+    int error = 0;
+    if (s->net->ca_pem.len > 0) {
+        (void)azoi_scan_text(z, azoi_buf_view(&s->net->ca_pem));
+    } else if (s->net->ca_file.len > 0) {
+        (void)snprintf(tried, sizeof tried, "%s", s->net->ca_file.data);
+        error = azoi_scan_file(z, s->net->ca_file.data);
+    } else {
+        for (size_t i = 0; i < sizeof usual / sizeof usual[0] && z->certificates == 0; i++) {
+            len += (size_t)snprintf(tried + len, sizeof tried - len, "%s%s", i > 0 ? ", " : "", usual[i]);
+            error = azoi_scan_file(z, usual[i]);
+        }
+    }
     if (error == 0 && z->certificates > 0) {
         return AZO_OK;
     }
     azoi_stream_numbers(s, error, 0, 0);
-    if (error != 0) {
-        return azoi_fail(s->error, AZO_ERR_TRUST_STORE, "The root certificates in %.200s cannot be read (errno %d). "
-                         "Correct azo_client_desc.ca_file or SSL_CERT_FILE.", path, error);
-    }
-    return azoi_fail(s->error, AZO_ERR_TRUST_STORE, "The file %.200s holds no root certificates (0 found). Name a PEM "
-                     "file in azo_client_desc.ca_file or SSL_CERT_FILE.", path);
+    return azoi_fail(s->error, AZO_ERR_TRUST_STORE, "No root certificates to be read in %s (errno %d). Name a PEM file "
+                     "in azo_client_desc.ca_file or SSL_CERT_FILE, or install the package ca-certificates.", tried,
+                     error);
 }
 
-static azo_result azoi_roots_from_system(azoi_stream *s, azoi_scan *z) {
-    char tried[300] = "";
-    size_t len = 0;
-    for (size_t i = 0; azoi_ca_path(i) != NULL; i++) {
-        int error = azoi_scan_file(z, azoi_ca_path(i));
-        if (error == 0 && z->certificates > 0) {
-            azoi_log(s->net, AZO_LOG_DEBUG, "* root certificates from %s", azoi_ca_path(i));
-            return AZO_OK;
-        }
-        if (len < sizeof tried) {
-            int printed = snprintf(tried + len, sizeof tried - len, "%s%s", i == 0 ? "" : " ", azoi_ca_path(i));
-            len += printed > 0 ? (size_t)printed : 0;
-        }
-    }
-    azoi_stream_numbers(s, 0, 0, 0);
-    return azoi_fail(s->error, AZO_ERR_TRUST_STORE, "No root certificates on this machine (tried %s). Install the "
-                     "package ca-certificates, or set azo_client_desc.ca_file or SSL_CERT_FILE.", tried);
-}
-
-#endif /* AZO_NO_STDIO */
-
-static azo_result azoi_roots_search(azoi_stream *s, azoi_scan *z) {
-    azoi_net *n = s->net;
-    z->mode = AZOI_SCAN_MARK;
-    if (n->ca_pem.len > 0) {
-        azoi_scan_feed(z, n->ca_pem.data, n->ca_pem.len);
-        if (z->certificates > 0) {
-            return AZO_OK;
-        }
-        azoi_stream_numbers(s, 0, 0, 0);
-        return azoi_fail(s->error, AZO_ERR_TRUST_STORE, "azo_client_desc.ca_pem holds no readable certificate (%zu "
-                         "bytes). Give it the PEM text of root certificates.", n->ca_pem.len);
-    }
-#ifdef AZO_NO_STDIO
-    azoi_stream_numbers(s, 0, 0, 0);
-    return azoi_fail(s->error, AZO_ERR_TRUST_STORE, "There are no root certificates, and this build reads no files "
-                     "(AZO_NO_STDIO). Give them in azo_client_desc.ca_pem.");
-#else
-    return n->ca_file.len > 0 ? azoi_roots_from_file(s, z) : azoi_roots_from_system(s, z);
-#endif
-}
-
-/* Keeps roots that proved right, so that the next connection needs no lookup. The list only grows: handshakes that
- * are under way point into it. */
-static void azoi_roots_keep(azoi_net *n, const mbedtls_x509_crt *found) {
+/* The whole chain again, with the roots that were found. Those that prove right are kept, so that the next connection
+ * needs no lookup. That list only grows: handshakes that are under way point into it. */
+static azo_result azoi_roots_decide(azoi_stream *s, azoi_scan *z, mbedtls_x509_crt *leaf, uint32_t *flags) {
     enum { MAX_ROOTS = 8 };
-    for (; found != NULL && found->raw.p != NULL && n->root_count < MAX_ROOTS; found = found->next) {
-        bool known = false;
-        for (const mbedtls_x509_crt *root = &n->roots; root != NULL && !known; root = root->next) {
-            known = root->raw.p != NULL && root->raw.len == found->raw.len &&
-                    memcmp(root->raw.p, found->raw.p, found->raw.len) == 0;
-        }
-        if (!known && mbedtls_x509_crt_parse_der(&n->roots, found->raw.p, found->raw.len) == 0) {
-            n->root_count++;
-        }
-    }
-}
-
-/* The name as certificates spell it: without the dot of a fully qualified one. */
-static void azoi_tls_name(const char *host, char *out, size_t cap) {
-    (void)snprintf(out, cap, "%s", host);
-    size_t len = strlen(out);
-    if (len > 1 && out[len - 1] == '.') {
-        out[len - 1] = '\0';
-    }
-}
-
-/* The whole chain again, with the roots that were found. Nonzero ends the handshake. */
-static int azoi_roots_decide(azoi_stream *s, azoi_scan *z, mbedtls_x509_crt *leaf, uint32_t *flags) {
-    char name[256];
     uint32_t verdict = 0;
     z->chain = leaf;
-    s->failed = azoi_roots_search(s, z);
-    if (s->failed == AZO_OK) {
-        s->failed = z->failed;
-    }
-    if (s->failed != AZO_OK) {
-        return AZOI_TLS_STOPPED;
+    azo_result r = azoi_roots_search(s, z);
+    if (r != AZO_OK) {
+        return r;
     }
     azoi_log(s->net, AZO_LOG_DEBUG, "* %d of %zu root certificates fit the chain of %s", z->found_count,
              z->certificates, s->host);
     if (z->found_count == 0) {
         *flags |= MBEDTLS_X509_BADCERT_NOT_TRUSTED;
-        return 0;
+        return AZO_OK;
     }
-    azoi_tls_name(s->host, name, sizeof name);
-    int ret = mbedtls_x509_crt_verify_with_profile(leaf, &z->found, NULL, &mbedtls_x509_crt_profile_default, name,
+    int ret = mbedtls_x509_crt_verify_with_profile(leaf, &z->found, NULL, &mbedtls_x509_crt_profile_default, s->name,
                                                    &verdict, NULL, NULL);
     if (ret != 0 && (verdict == 0 || verdict == 0xffffffff)) {
         verdict = MBEDTLS_X509_BADCERT_OTHER; /* never drop an error */
     }
-    if (verdict == 0) {
-        azoi_roots_keep(s->net, &z->found);
+    for (const mbedtls_x509_crt *crt = &z->found; verdict == 0 && crt != NULL; crt = crt->next) {
+        if (s->net->root_count < MAX_ROOTS &&
+            mbedtls_x509_crt_parse_der(&s->net->roots, crt->raw.p, crt->raw.len) == 0) {
+            s->net->root_count++;
+        }
     }
     *flags = verdict;
-    return 0;
+    return AZO_OK;
 }
 
 /* Called for every certificate of the chain, the one nearest to a root first, the server's (depth 0) last. */
@@ -5893,148 +5024,89 @@ static int azoi_tls_verify(void *user_data, mbedtls_x509_crt *crt, int depth, ui
     }
     s->pending_roots = false;
     azoi_scan *z = (azoi_scan *)azoi_alloc(s->net->allocator, sizeof *z);
-    if (z == NULL) {
-        s->failed = AZO_ERR_MEMORY;
-        return AZOI_TLS_STOPPED;
+    s->failed = AZO_ERR_MEMORY;
+    if (z != NULL) {
+        mbedtls_x509_crt_init(&z->found);
+        s->failed = azoi_roots_decide(s, z, crt, flags);
+        mbedtls_x509_crt_free(&z->found);
+        azoi_free(s->net->allocator, z, sizeof *z);
     }
-    mbedtls_x509_crt_init(&z->found);
-    int ret = azoi_roots_decide(s, z, crt, flags);
-    mbedtls_x509_crt_free(&z->found);
-    azoi_free(s->net->allocator, z, sizeof *z);
-    return ret;
+    return s->failed == AZO_OK ? 0 : AZOI_TLS_STOPPED;
 }
 
 /* ---- sessions to resume ---- */
 
-#ifdef MBEDTLS_SSL_SESSION_TICKETS
-
-static bool azoi_session_fits(const azoi_session *session, const azoi_stream *s) {
-    return session->port == s->port && azoi_same_ci(azo_s(session->host), azo_s(s->host));
-}
-
-/* Drops those of the stream's host beyond `keep`, and the oldest of all beyond the cap. */
-static void azoi_session_trim(azoi_stream *s, int keep) {
-    enum { MAX_SESSIONS = 8 };
-    azoi_session **at = &s->net->sessions;
-    int same = 0;
-    int total = 0;
-    while (*at != NULL) {
-        azoi_session *session = *at;
-        same += azoi_session_fits(session, s);
-        total++;
-        if (total >= MAX_SESSIONS || (azoi_session_fits(session, s) && same > keep)) {
-            *at = session->next;
-            azoi_session_free(s->net, session);
-            total--;
-        } else {
-            at = &session->next;
-        }
-    }
-}
-
-/* Remembers the session as it is now. Failing to only costs the next connection some time. */
+/* Remembers the session as it is now. */
 static void azoi_session_keep(azoi_stream *s, bool once) {
-    size_t host_size = strlen(s->host) + 1;
-    azoi_session *session = (azoi_session *)azoi_alloc(s->net->allocator, sizeof *session + host_size);
-    if (session == NULL) {
-        return;
+    azoi_known *known = azoi_net_known(s->net, s->host, s->port);
+    azoi_known_drop_session(known);
+    mbedtls_ssl_session_init(&known->session);
+    known->has_session = true;
+    known->once = once;
+    if (mbedtls_ssl_get_session(s->tls, &known->session) != 0) {
+        azoi_known_drop_session(known);
     }
-    session->block_size = sizeof *session + host_size;
-    session->host = (const char *)memcpy(session + 1, s->host, host_size);
-    session->port = s->port;
-    session->once = once;
-    mbedtls_ssl_session_init(&session->session);
-    if (mbedtls_ssl_get_session(s->tls, &session->session) != 0) {
-        azoi_session_free(s->net, session);
-        return;
-    }
-    azoi_session_trim(s, once ? 1 : 0); /* servers give two tickets of TLS 1.3 at a time */
-    session->next = s->net->sessions;
-    s->net->sessions = session;
 }
 
 static void azoi_session_offer(azoi_stream *s) {
-    azoi_session **at = &s->net->sessions;
-    while (*at != NULL && !azoi_session_fits(*at, s)) {
-        at = &(*at)->next;
-    }
-    azoi_session *session = *at;
-    if (session != NULL) {
-        s->offered = mbedtls_ssl_set_session(s->tls, &session->session) == 0;
-        if (session->once || !s->offered) {
-            *at = session->next;
-            azoi_session_free(s->net, session);
-        }
+    azoi_known *known = azoi_net_known(s->net, s->host, s->port);
+    s->offered = known->has_session && mbedtls_ssl_set_session(s->tls, &known->session) == 0;
+    if (known->once) {
+        azoi_known_drop_session(known);
     }
 }
-
-#endif
 
 /* ---- streams ---- */
 
 static azo_result azoi_stream_open(azoi_stream *s, azoi_net *n, const char *host, uint16_t port, uint32_t id,
                                    azo_error *e) {
-    azo_target to;
+    const azo_target to = {host, port, id};
     memset(s, 0, sizeof *s);
     s->net = n;
     s->host = host;
     s->port = port;
     s->error = e;
-    to.host = host;
-    to.port = port;
-    to.id = id;
     errno = 0;
     azo_result r = n->transport.open(&to, &s->conn, n->transport.user_data);
-    if (r != AZO_OK || s->conn == NULL) {
-        azoi_stream_note(s, r, AZO_ERR_CONNECT);
-        s->conn = NULL;
-        return azoi_stream_hook_failed(s, "opening it");
+    if (r == AZO_OK && s->conn != NULL) {
+        return AZO_OK;
     }
-    return AZO_OK;
+    azoi_stream_note(s, r, AZO_ERR_CONNECT);
+    s->conn = NULL;
+    return azoi_stream_failed(s, "opening it", 0);
 }
 
 static azo_result azoi_stream_connect(azoi_stream *s) {
     errno = 0;
     int answer = s->net->transport.connect(s->conn, s->net->transport.user_data);
     s->out_blocked = answer == AZO_IO_AGAIN;
-    if (answer == AZO_OK) {
-        return AZO_OK;
-    }
-    if (answer == AZO_IO_AGAIN) {
-        return AZO_PENDING;
+    if (answer == AZO_OK || answer == AZO_IO_AGAIN) {
+        return answer == AZO_OK ? AZO_OK : AZO_PENDING;
     }
     azoi_stream_note(s, answer, AZO_ERR_CONNECT);
-    return azoi_stream_hook_failed(s, "connecting");
+    return azoi_stream_failed(s, "connecting", 0);
 }
 
-/* recv and send of the hook with its answer checked: n > 0, 0 (recv), AGAIN, or -1 with s->failed set. */
-static ptrdiff_t azoi_stream_recv(azoi_stream *s, void *buf, size_t cap) {
-    errno = 0;
-    ptrdiff_t got = s->net->transport.recv(s->conn, buf, cap, s->net->transport.user_data);
-    s->in_blocked = got == AZO_IO_AGAIN;
-    if (got >= 0 && (size_t)got <= cap) {
-        for (size_t i = 0; i < (size_t)got && s->seen < sizeof s->first; i++) {
-            s->first[s->seen] = ((const unsigned char *)buf)[i];
-            s->seen++;
-        }
-        return got;
+/* What recv or send of the hook answered: at least `least`, AGAIN, or -1 with s->failed set. */
+static ptrdiff_t azoi_stream_moved(azoi_stream *s, ptrdiff_t answer, ptrdiff_t least, size_t most, bool *blocked) {
+    *blocked = answer == AZO_IO_AGAIN;
+    if (*blocked || (answer >= least && (size_t)answer <= most)) {
+        return answer;
     }
-    if (got == AZO_IO_AGAIN) {
-        return got;
-    }
-    azoi_stream_note(s, got, AZO_ERR_CLOSED);
+    azoi_stream_note(s, answer, AZO_ERR_CLOSED);
     return -1;
+}
+
+static ptrdiff_t azoi_stream_recv(azoi_stream *s, void *buf, size_t cap) {
+    const azo_transport *t = &s->net->transport;
+    errno = 0;
+    return azoi_stream_moved(s, t->recv(s->conn, buf, cap, t->user_data), 0, cap, &s->in_blocked);
 }
 
 static ptrdiff_t azoi_stream_send(azoi_stream *s, const void *buf, size_t len) {
+    const azo_transport *t = &s->net->transport;
     errno = 0;
-    ptrdiff_t sent = s->net->transport.send(s->conn, buf, len, s->net->transport.user_data);
-    s->out_blocked = sent == AZO_IO_AGAIN;
-    if (sent == AZO_IO_AGAIN || (sent > 0 && (size_t)sent <= len)) {
-        return sent;
-    }
-    azoi_stream_note(s, sent, AZO_ERR_CLOSED);
-    return -1;
+    return azoi_stream_moved(s, t->send(s->conn, buf, len, t->user_data), 1, len, &s->out_blocked);
 }
 
 static int azoi_bio_recv(void *user_data, unsigned char *buf, size_t cap) {
@@ -6050,15 +5122,14 @@ static int azoi_bio_send(void *user_data, const unsigned char *buf, size_t len) 
 }
 
 static azo_result azoi_stream_start_tls(azoi_stream *s, const char *host, uint16_t port) {
-    char name[256];
+    size_t len = strlen(host);
     s->host = host;
     s->port = port;
-    s->seen = 0; /* a proxy's answer does not count */
-    azo_str text = azo_s(host);
-    if (text.len == 0 || text.len >= sizeof name || (azoi_find(text, ':') < text.len && !azoi_is_numeric(text))) {
+    if (len == 0 || len >= sizeof s->name || (strchr(host, ':') != NULL && !azoi_is_numeric(azo_s(host)))) {
         return azoi_fail(s->error, AZO_ERR_ARGUMENT, "A certificate cannot be checked against this host (%zu bytes "
-                         "long). Give the endpoint a host name.", text.len);
+                         "long). Give the endpoint a host name.", len);
     }
+    memcpy(s->name, host, len - (host[len - 1] == '.' ? 1 : 0)); /* certificates spell it without the last dot */
     azo_result r = azoi_tls_setup(s->net, s->error);
     if (r != AZO_OK) {
         return r;
@@ -6067,30 +5138,25 @@ static azo_result azoi_stream_start_tls(azoi_stream *s, const char *host, uint16
     if (s->tls == NULL) {
         return azoi_memory(s->error);
     }
-    azoi_tls_name(host, name, sizeof name);
     mbedtls_ssl_init(s->tls);
     int ret = mbedtls_ssl_setup(s->tls, &s->net->config);
     if (ret == 0) {
-        ret = mbedtls_ssl_set_hostname(s->tls, name);
+        ret = mbedtls_ssl_set_hostname(s->tls, s->name);
     }
     if (ret != 0) {
         return azoi_tls_failed(s, ret, "setting it up");
     }
     mbedtls_ssl_set_verify(s->tls, azoi_tls_verify, s);
     mbedtls_ssl_set_bio(s->tls, s, azoi_bio_send, azoi_bio_recv, NULL);
-#ifdef MBEDTLS_SSL_SESSION_TICKETS
     azoi_session_offer(s);
-#endif
     return AZO_OK;
 }
 
 /* Not a failure: call again. Keeps a TLS 1.3 ticket that came by. */
 static bool azoi_tls_again(azoi_stream *s, int ret) {
-#if defined(MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET)
+#ifdef MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET
     if (ret == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET) {
-#ifdef MBEDTLS_SSL_SESSION_TICKETS
         azoi_session_keep(s, true);
-#endif
         return true;
     }
 #endif
@@ -6101,18 +5167,15 @@ static bool azoi_tls_again(azoi_stream *s, int ret) {
 
 static azo_result azoi_tls_finished(azoi_stream *s) {
     uint32_t flags = mbedtls_ssl_get_verify_result(s->tls);
-    bool resumed = !s->checked;
-    if (flags != 0 || (resumed && !s->offered)) {
+    if (flags != 0 || (!s->checked && !s->offered)) {
         /* Cannot be with REQUIRED; but if it ever is, do not go on. */
         return azoi_tls_bad_certificate(s, 0, flags != 0 ? flags : MBEDTLS_X509_BADCERT_SKIP_VERIFY);
     }
     azoi_log(s->net, AZO_LOG_INFO, "* %s with %s, %s, %s", mbedtls_ssl_get_version(s->tls), s->host,
-             mbedtls_ssl_get_ciphersuite(s->tls), resumed ? "session resumed" : "certificate verified");
-#ifdef MBEDTLS_SSL_SESSION_TICKETS
-    if (!resumed && strcmp(mbedtls_ssl_get_version(s->tls), "TLSv1.3") != 0) {
+             mbedtls_ssl_get_ciphersuite(s->tls), s->checked ? "certificate verified" : "session resumed");
+    if (s->checked && strcmp(mbedtls_ssl_get_version(s->tls), "TLSv1.3") != 0) {
         azoi_session_keep(s, false);
     }
-#endif
     return AZO_OK;
 }
 
@@ -6126,11 +5189,9 @@ static azo_result azoi_stream_handshake(azoi_stream *s) {
     if (azoi_tls_again(s, ret)) {
         return AZO_PENDING;
     }
-#ifdef MBEDTLS_SSL_SESSION_TICKETS
     if (s->offered) {
-        azoi_session_trim(s, 0); /* in case it was the session's fault */
+        azoi_known_drop_session(azoi_net_known(s->net, s->host, s->port)); /* in case it was the session's fault */
     }
-#endif
     uint32_t flags = s->checked ? mbedtls_ssl_get_verify_result(s->tls) : 0;
     if (s->failed == AZO_OK && flags != 0 && flags != 0xffffffff) {
         return azoi_tls_bad_certificate(s, ret, flags);
@@ -6155,11 +5216,8 @@ static ptrdiff_t azoi_tls_read(azoi_stream *s, void *buf, size_t cap) {
         if (ret > 0) {
             return ret;
         }
-        if (ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) {
-            return azoi_stream_end(s, false);
-        }
-        if (ret == 0 || ret == MBEDTLS_ERR_SSL_CONN_EOF) {
-            return azoi_stream_end(s, true);
+        if (ret == 0 || ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) {
+            return azoi_stream_end(s, ret != MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY);
         }
         if (!azoi_tls_again(s, ret)) {
             break;
@@ -6175,20 +5233,17 @@ static ptrdiff_t azoi_tls_read(azoi_stream *s, void *buf, size_t cap) {
 
 static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
     if (s->ended) {
-        return s->cut ? AZO_ERR_CLOSED : 0;
+        return azoi_stream_end(s, s->cut);
     }
     if (s->tls != NULL) {
         return azoi_tls_read(s, buf, cap);
     }
     ptrdiff_t got = azoi_stream_recv(s, buf, cap);
-    if (got == 0) {
-        return azoi_stream_end(s, false);
-    }
     if (got > 0 || got == AZO_IO_AGAIN) {
         return got;
     }
-    (void)azoi_stream_end(s, true);
-    return azoi_stream_hook_failed(s, "receiving");
+    (void)azoi_stream_end(s, got < 0);
+    return got == 0 ? AZO_OK : azoi_stream_failed(s, "receiving", 0);
 }
 
 /* The record of an unfinished write is encrypted already, so its length must stand. When a TLS 1.3 ticket comes in
@@ -6218,11 +5273,8 @@ static ptrdiff_t azoi_tls_write(azoi_stream *s, const void *buf, size_t len) {
 }
 
 static ptrdiff_t azoi_stream_write(azoi_stream *s, const void *buf, size_t len) {
-    if (len == 0) {
-        return 0;
-    }
-    if (s->broken) {
-        return AZO_ERR_CLOSED; /* explained before */
+    if (len == 0 || s->broken) {
+        return len == 0 ? 0 : AZO_ERR_CLOSED; /* explained before */
     }
     if (s->tls != NULL) {
         return azoi_tls_write(s, buf, len);
@@ -6231,7 +5283,7 @@ static ptrdiff_t azoi_stream_write(azoi_stream *s, const void *buf, size_t len) 
     if (sent > 0 || sent == AZO_IO_AGAIN) {
         return sent;
     }
-    return azoi_stream_hook_failed(s, "sending");
+    return azoi_stream_failed(s, "sending", 0);
 }
 
 static size_t azoi_stream_watch(azoi_stream *s, unsigned want, azo_watch *out, size_t cap, int32_t *timeout_ms) {
@@ -6463,12 +5515,17 @@ static azo_result azoi_conn_send_out(azoi_conn *conn) {
     return AZO_OK;
 }
 
+static azo_result azoi_conn_proxy_odd(azoi_conn *conn) {
+    return azoi_fail(conn->stream.error, AZO_ERR_PROXY, "The proxy %s:%u answered with something that is not HTTP (%zu "
+                     "bytes). Check that HTTPS_PROXY names an HTTP proxy.", conn->client->proxy_host.data,
+                     (unsigned)conn->client->proxy_port, conn->in.len);
+}
+
 static azo_result azoi_conn_proxy_answer(azoi_conn *conn, size_t head_size) {
     azoi_head head;
     azo_error *error = conn->stream.error;
-    azo_result r = azoi_head_parse(azoi_view(conn->in.data, head_size), true, &head, error);
-    if (r != AZO_OK) {
-        return r;
+    if (azoi_head_parse(azoi_view(conn->in.data, head_size), true, &head, NULL) != AZO_OK) {
+        return azoi_conn_proxy_odd(conn);
     }
     azoi_log(&conn->client->net, AZO_LOG_DEBUG, "< proxy answered %d", head.status);
     if (head.status == 407) {
@@ -6490,9 +5547,22 @@ static azo_result azoi_conn_proxy_answer(azoi_conn *conn, size_t head_size) {
     return AZO_OK;
 }
 
+/* Instead of an answer. What the stream says of it knows nothing of a proxy. */
+static azo_result azoi_conn_proxy_gone(azoi_conn *conn, int how) {
+    azo_error *error = conn->stream.error;
+    int sys_errno = error->sys_errno;
+    azoi_error_clear(error);
+    error->sys_errno = sys_errno;
+    return azoi_fail(error, AZO_ERR_PROXY, "The proxy %s:%u closed the connection instead of opening a tunnel (error "
+                     "%d). Check HTTPS_PROXY.", conn->client->proxy_host.data, (unsigned)conn->client->proxy_port, how);
+}
+
 /* Sends CONNECT and reads the proxy's answer: OK when the tunnel stands. */
 static azo_result azoi_conn_proxy(azoi_conn *conn) {
     azo_result r = azoi_conn_send_out(conn);
+    if (r < 0) {
+        return azoi_conn_proxy_gone(conn, (int)r);
+    }
     while (r == AZO_OK) {
         char bytes[1024];
         ptrdiff_t got = azoi_stream_read(&conn->stream, bytes, sizeof bytes);
@@ -6500,15 +5570,16 @@ static azo_result azoi_conn_proxy(azoi_conn *conn) {
             return AZO_PENDING;
         }
         if (got <= 0) {
-            return azoi_fail(conn->stream.error, AZO_ERR_PROXY, "The proxy %s:%u closed the connection instead of "
-                             "opening a tunnel (error %d). Check HTTPS_PROXY.", conn->client->proxy_host.data,
-                             (unsigned)conn->client->proxy_port, (int)got);
+            return azoi_conn_proxy_gone(conn, (int)got);
         }
         size_t seen = conn->in.len;
         azoi_buf_add(&conn->in, bytes, (size_t)got);
         size_t head_size = azoi_head_size(azoi_buf_view(&conn->in), seen);
         if (head_size > 0) {
             return azoi_conn_proxy_answer(conn, head_size);
+        }
+        if (conn->in.failed == AZO_ERR_LIMIT) {
+            return azoi_conn_proxy_odd(conn);
         }
         r = azoi_buf_failed(&conn->in, conn->stream.error, "The proxy's answer");
     }
@@ -7409,14 +6480,15 @@ static azo_result azoi_job_begin_send(azo_request *job) {
     return r == AZO_OK ? azoi_job_fill(job) : r;
 }
 
-/* OK when all is sent. */
+/* OK when all is sent. PENDING also when the turn is over, so that an early answer is seen and others have theirs. */
 static azo_result azoi_job_send(azo_request *job) {
     azoi_buf *out = &job->conn->out;
-    for (;;) {
+    for (size_t total = 0;;) {
         azo_result r = azoi_conn_send_out(job->conn);
         if (r != AZO_OK) {
             return r;
         }
+        total += out->len;
         azoi_buf_clear(out);
         job->conn->out_sent = 0;
         if (job->body_sent == job->spec.body.len) {
@@ -7429,6 +6501,10 @@ static azo_result azoi_job_send(azo_request *job) {
         r = azoi_job_fill(job);
         if (r != AZO_OK) {
             return r;
+        }
+        if (total >= AZOI_TURN_BYTES) {
+            azoi_job_wake(job);
+            return AZO_PENDING;
         }
     }
 }
@@ -8947,8 +8023,7 @@ static azo_result azoi_auth_challenge(azo_request *job) {
 
 enum {
     AZOI_SCRATCH_KEPT = 256 * 1024, /* a larger scratch buffer is let go after use */
-    AZOI_MAX_CHOICES = 128,         /* n is at most 128; a hostile index must not make us allocate */
-    AZOI_MAX_CALLS = 128            /* tool calls of one choice */
+    AZOI_MAX_INDEX = 128             /* of choices and tool calls; a hostile one must not make us allocate */
 };
 
 static void azoi_buf_slim(azoi_buf *b) {
@@ -8958,15 +8033,31 @@ static void azoi_buf_slim(azoi_buf *b) {
     azoi_buf_clear(b);
 }
 
-/* Whether `list`, words with one space between them, has the word, in any case. */
-static bool azoi_one_of(azo_str word, const char *list) {
-    while (*list != '\0') {
-        size_t len = strcspn(list, " ");
-        if (azoi_same_ci(word, azoi_view(list, len))) {
+/* The next of several words with | between them; false at the end. */
+static bool azoi_word_next(const char **list, char *word, size_t cap) {
+    size_t len = strcspn(*list, "|");
+    snprintf(word, cap, "%.*s", (int)len, *list);
+    *list += len + ((*list)[len] == '|' ? 1 : 0);
+    return len > 0;
+}
+
+/* Whether the text is one of the words, in any case. */
+static bool azoi_one_of(azo_str text, const char *list) {
+    char word[48];
+    while (azoi_word_next(&list, word, sizeof word)) {
+        if (azoi_equal_ci(text, word)) {
             return true;
         }
-        list += len;
-        list += *list == ' ' ? 1 : 0;
+    }
+    return false;
+}
+
+static bool azoi_has_one_of(azo_str text, const char *list) {
+    char word[48];
+    while (azoi_word_next(&list, word, sizeof word)) {
+        if (azoi_contains_ci(text, word)) {
+            return true;
+        }
     }
     return false;
 }
@@ -9026,7 +8117,7 @@ static int32_t azoi_limit_wait(azo_str text) {
         azo_str unit = azoi_view(text.ptr + digits, strspn(text.ptr + digits, "hms"));
         double value;
         if (!azoi_parse_double(azoi_view(text.ptr, digits), &value) ||
-            (!azoi_one_of(unit, "ms s m h") && (unit.len > 0 || digits < text.len))) {
+            (!azoi_one_of(unit, "ms|s|m|h") && (unit.len > 0 || digits < text.len))) {
             return -1;
         }
         bool minutes = azoi_equal(unit, "m");
@@ -9157,7 +8248,7 @@ static azo_result azoi_end(azo_request *job, azoi_job_kind kind, azo_result (*se
 /* ---- header lines of the user ---- */
 
 static bool azoi_header_reserved(azo_str name) {
-    return azoi_one_of(name, "host content-length transfer-encoding connection content-type authorization api-key");
+    return azoi_one_of(name, "host|content-length|transfer-encoding|connection|content-type|authorization|api-key");
 }
 
 /* Lines to send, and lines to log, with the values hidden. Either buffer may be NULL. */
@@ -9357,7 +8448,7 @@ static azo_result azoi_draft_open(azoi_draft *d, azo_client *c, const azo_call *
     d->client = c;
     d->call = call;
     d->error = e;
-    azoi_buf_clear(&c->scratch);
+    azoi_buf_slim(&c->scratch);
     azo_str endpoint = azoi_trim(azoi_given_text(call->endpoint) ? azo_s(call->endpoint) : azoi_buf_view(&c->endpoint));
     azo_result r = endpoint.len > 0 ? azoi_endpoint_parse(d, endpoint) : AZO_OK;
     if (r != AZO_OK) {
@@ -9387,7 +8478,7 @@ static azo_result azoi_draft_open(azoi_draft *d, azo_client *c, const azo_call *
                          "shows.", name.len == 1 ? "." : "..");
     }
     azo_str version = azoi_draft_view(d, d->version);
-    d->dated = version.len > 0 && !azoi_one_of(version, "v1 preview latest");
+    d->dated = version.len > 0 && !azoi_one_of(version, "v1|preview|latest");
     return azoi_buf_failed(&c->scratch, e, "The request");
 }
 
@@ -9516,8 +8607,25 @@ static azo_result azoi_draft_send(azoi_draft *d, azoi_job_spec *spec, azo_reques
     answer->dated = d->dated;
     azoi_clean(answer->version, sizeof answer->version, azoi_draft_view(d, d->version));
     azoi_clean(answer->deployment, sizeof answer->deployment, azoi_draft_view(d, d->deployment));
+    azoi_buf_slim(&c->scratch);
     *out = job;
     return AZO_OK;
+}
+
+/* Target and headers of a typed call. */
+static azo_result azoi_draft_post(azoi_draft *d, const char *path, const char *accept) {
+    azoi_draft_target(d, true, azo_s(path), azoi_view(NULL, 0));
+    return azoi_draft_headers(d, "application/json", accept);
+}
+
+static azo_result azoi_draft_send_post(azoi_draft *d, const azoi_job_ops *ops, size_t data_size, azo_request **out) {
+    azoi_job_spec spec;
+    memset(&spec, 0, sizeof spec);
+    spec.ops = ops;
+    spec.method = azo_s("POST");
+    spec.has_body = true;
+    spec.data_size = data_size;
+    return azoi_draft_send(d, &spec, out);
 }
 
 /* What every azo_X_begin looks at first. */
@@ -9542,27 +8650,15 @@ static azo_result azoi_may_begin(azo_client *c, const void *desc, azo_request **
 
 /* ---- refusals: the one turn from status and body into an error ---- */
 
-enum { /* what a rule may ask for besides status, code and words */
-    AZOI_IF_KEY = 1,       /* an API key was sent */
-    AZOI_IF_REGIONAL = 2,  /* a token was sent to an address that is shared by a whole region */
-    AZOI_IF_NETWORK = 4,   /* the policy-id says so */
-    AZOI_IF_NAMED = 8,     /* the deployment's name is known */
-    AZOI_IF_DATED = 16,    /* the dated route */
-    AZOI_IF_ODD = 32,      /* with a version that is none */
-    AZOI_IF_PARAM = 64,    /* a member is to blame */
-    AZOI_IF_MAX_TOKENS = 128, /* it is this one */
-    AZOI_IF_STREAM = 256   /* it came inside a stream that began well */
-};
-
-/* One kind of refusal. The first rule that fits decides: by service code first, since a missing role is a 401 and a
- * stream has no status. In the sentences $d is the deployment, $h the host, $p the path (without the query, which may
- * hold a key), $v the version, $s the scope, $m the member, $f what the filter found, $n how often it was tried, $w how
- * long to wait, $u the unit of the quota. The numbers come between the two. */
+/* One kind of refusal: by status (below 10: all that begin with it) or by one of the codes. The first rule that fits
+ * decides, and those with codes come first, since a missing role is a 401 and a stream has no status. In the sentences
+ * $d is the deployment, $h the host, $p the path (without the query, which may hold a key), $v the version, $s the
+ * scope, $f what the filter found, $n how often it was tried, $w how long to wait, $u the unit of the quota. */
 typedef struct azoi_rule {
-    int status;        /* 0: any; below 10: all that begin with it */
-    int facts;         /* all of these */
-    const char *codes; /* one of these; NULL: any */
-    const char *words; /* one of these in the server's words, divided by |; NULL: any */
+    int status;
+    char if_sent;      /* 'k': with an API key; 'r': with a token to an address that a whole region shares; 0: any */
+    const char *codes;
+    const char *words; /* one of these in what the server said; NULL: whatever it said */
     azo_result result;
     azo_who who;
     const char *what;
@@ -9570,86 +8666,50 @@ typedef struct azoi_rule {
 } azoi_rule;
 
 static const azoi_rule azoi_rules[] = {
-    {0, AZOI_IF_STREAM, "content_filter content_policy_violation ResponsibleAIPolicyViolation", NULL,
-     AZO_ERR_CONTENT_FILTER, AZO_WHO_PROMPT, "The content filter blocked the answer$f",
-     "Reword the text, or ask the owner of the resource for another filter configuration."},
-    {0, 0, "content_filter content_policy_violation ResponsibleAIPolicyViolation", NULL, AZO_ERR_CONTENT_FILTER,
-     AZO_WHO_PROMPT, "The content filter blocked the prompt$f",
-     "Reword the text, or ask the owner of the resource for another filter configuration."},
-    {0, 0, "PermissionDenied AuthorizationFailed", NULL, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE,
+    {0, 0, "content_filter|content_policy_violation|ResponsibleAIPolicyViolation", NULL, AZO_ERR_CONTENT_FILTER,
+     AZO_WHO_PROMPT, "The content filter blocked the text$f",
+     "Reword it, or ask the owner of the resource for another filter configuration."},
+    {0, 0, "PermissionDenied|AuthorizationFailed", NULL, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE,
      "The identity signed in but may not call this deployment",
-     "Give it the role Cognitive Services OpenAI User on the resource and wait five minutes; Owner and Contributor do "
-     "not suffice."},
-    {0, AZOI_IF_NAMED, "DeploymentNotFound model_not_found", NULL, AZO_ERR_NOT_FOUND, AZO_WHO_RESOURCE,
-     "No deployment named '$d' on $h", "Use the deployment name, not the model name; new ones need a few minutes."},
-    {0, 0, "DeploymentNotFound model_not_found", NULL, AZO_ERR_NOT_FOUND, AZO_WHO_RESOURCE,
-     "No such deployment on $h", "Use the deployment name, not the model name; new ones need a few minutes."},
-    {0, 0, "insufficient_quota", NULL, AZO_ERR_RATE_LIMIT, AZO_WHO_RESOURCE, "The quota is used up; $n made",
-     "Have the owner of the resource raise it ($u per minute)."},
-    {0, 0, "rate_limit_exceeded too_many_requests TooManyRequests RateLimitReached NoCapacity", NULL,
-     AZO_ERR_RATE_LIMIT, AZO_WHO_WAIT, "Quota exceeded; $n made", "$w or raise the deployment's $u per minute."},
-    {429, 0, NULL, NULL, AZO_ERR_RATE_LIMIT, AZO_WHO_WAIT, "Quota exceeded; $n made",
-     "$w or raise the deployment's $u per minute."},
-    {401, AZOI_IF_REGIONAL, NULL, NULL, AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM,
-     "$h is a regional address, which takes API keys only",
+     "Give it the role Cognitive Services OpenAI User on the resource and wait five minutes; Owner does not suffice."},
+    {0, 0, "DeploymentNotFound|model_not_found", NULL, AZO_ERR_NOT_FOUND, AZO_WHO_RESOURCE, "No deployment$d on $h",
+     "Use the deployment name, not the model name; new ones need a few minutes."},
+    {429, 0, "rate_limit_exceeded|too_many_requests|TooManyRequests|RateLimitReached|NoCapacity|insufficient_quota",
+     NULL, AZO_ERR_RATE_LIMIT, AZO_WHO_WAIT, "Quota exceeded; $n made", "$w or raise the deployment's $u per minute."},
+    {401, 'r', NULL, NULL, AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM, "$h is a regional address, which takes API keys only",
      "Use the resource's own address, like https://name.openai.azure.com."},
-    {400, AZOI_IF_REGIONAL, NULL, "key", AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
-     "$h is a regional address, which takes API keys only",
-     "Use the resource's own address, like https://name.openai.azure.com."},
-    {401, 0, NULL, "subscription key", AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM,
-     "API Management wants a subscription key of its own",
-     "Give it in azo_client_desc.headers as Ocp-Apim-Subscription-Key, or name the header of the API key in "
-     "auth_header."},
-    {401, AZOI_IF_KEY, NULL, NULL, AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM, "The API key is not accepted by $h",
+    {401, 0, NULL, "missing subscription key", AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM,
+     "API Management wants a key of its own",
+     "Give it in azo_client_desc.headers as Ocp-Apim-Subscription-Key, or name its header in auth_header."},
+    {401, 'k', NULL, NULL, AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM, "The API key is not accepted by $h",
      "Take the key of this very resource, without spaces; it may also have been renewed."},
-    {401, 0, NULL, "audience", AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM,
-     "The token is missing, expired or for another audience than $h wants",
-     "The scope was $s; if that is not the one that detail names, set azo_client_desc.scope."},
     {401, 0, NULL, NULL, AZO_ERR_UNAUTHORIZED, AZO_WHO_IDENTITY, "The token is not accepted by $h",
      "Check that it comes from the resource's tenant and that its scope, $s, fits."},
     {0, 0, "AuthenticationTypeDisabled", NULL, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE,
      "The resource does not take API keys", "Sign in with Entra ID: leave api_key out, or have key access enabled."},
-    {403, AZOI_IF_KEY, NULL, "disabled", AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE, "The resource does not take API keys",
-     "Sign in with Entra ID: leave api_key out, or have key access enabled."},
-    {403, AZOI_IF_NETWORK, NULL, NULL, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE,
-     "The resource's network rules keep this machine out",
-     "Have its address allowed in the resource's networking settings, or call through a private endpoint."},
-    {403, 0, NULL, "network|firewall|public access|private endpoint", AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE,
-     "The resource's network rules keep this machine out",
+    {403, 0, NULL, "TrafficDenied|network|firewall|public access|private endpoint", AZO_ERR_FORBIDDEN,
+     AZO_WHO_RESOURCE, "The resource's network rules keep this machine out",
      "Have its address allowed in the resource's networking settings, or call through a private endpoint."},
     {403, 0, NULL, NULL, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE, "$h forbids this call",
      "Ask the owner of the resource about network rules, suspension and roles; detail has the server's words."},
-    {404, AZOI_IF_DATED | AZOI_IF_ODD, NULL, NULL, AZO_ERR_NOT_FOUND, AZO_WHO_PROGRAM,
-     "$h has no $p under api_version '$v'",
-     "An API version looks like 2024-10-21 or 2025-04-01-preview; it is not the model's version."},
-    {404, AZOI_IF_DATED, NULL, NULL, AZO_ERR_NOT_FOUND, AZO_WHO_PROGRAM, "$h has no $p under api_version $v",
-     "Check the endpoint, the deployment's name, and that this version offers the operation."},
-    {404, 0, NULL, NULL, AZO_ERR_NOT_FOUND, AZO_WHO_PROGRAM, "$h has no $p",
-     "Check the endpoint and the deployment's name; a resource or gateway without the v1 API wants an api_version."},
-    {410, 0, NULL, NULL, AZO_ERR_NOT_FOUND, AZO_WHO_PROGRAM, "$h has $p no more", "Look for what has replaced it."},
+    {404, 0, NULL, NULL, AZO_ERR_NOT_FOUND, AZO_WHO_PROGRAM, "$h has no $p$v",
+     "Check the endpoint, the deployment's name and api_version: a date like 2024-10-21, not the model's version, or "
+     "none where v1 is offered."},
     {408, 0, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT, "$h gave up before the answer was ready",
      "Ask with `stream`, which keeps the gateway awake, or for a shorter answer."},
     {409, 0, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT, "The request collided with another one at $h",
      "Wait a little and try again."},
-    {5, 0, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT, "$h failed",
-     "Try again later; if it lasts, give these numbers to its support."},
-    {0, AZOI_IF_MAX_TOKENS, "unsupported_parameter", NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
+    {0, 0, "unsupported_parameter", "max_tokens", AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
      "This model does not take max_tokens", "Set max_completion_tokens instead."},
-    {0, 0, "context_length_exceeded tokens_limit_reached string_above_max_length", NULL, AZO_ERR_BAD_REQUEST,
-     AZO_WHO_PROGRAM, "The request is too long for $h", "Send fewer or shorter messages."},
-    {413, 0, NULL, NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "The request is too long for $h",
-     "Send fewer or shorter messages."},
-    {431, 0, NULL, NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "The request's headers are too many or too large for $h",
+    {413, 0, "context_length_exceeded|tokens_limit_reached", NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
+     "The request is too long for $h", "Send fewer or shorter messages."},
+    {431, 0, NULL, NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "The request's headers are too large for $h",
      "Send at most ten headers of your own."},
-    {4, 0, NULL, "api version|api-version", AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
-     "$h objects to the API version '$v'", "Set azo_client_desc.api_version to one that detail accepts."},
-    {4, AZOI_IF_PARAM, NULL, NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "$h refused the request because of $m",
-     "See detail for the server's words, and correct the call."},
-    {4, 0, NULL, NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "$h refused the request",
-     "See detail for the server's words, and correct the call."},
-    {0, AZOI_IF_STREAM, "invalid_request_error invalid_prompt BadRequest", NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
+    {4, 0, NULL, "api version|api-version", AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "$h refused the request$v",
+     "Set azo_client_desc.api_version to one that detail accepts."},
+    {4, 0, "invalid_request_error|invalid_prompt|BadRequest", NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
      "$h refused the request", "See detail for the server's words, and correct the call."},
-    {0, AZOI_IF_STREAM, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT, "$h failed while it answered",
+    {5, 0, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT, "$h failed",
      "Try again later; if it lasts, give these numbers to its support."},
     {0, 0, NULL, NULL, AZO_ERR_HTTP, AZO_WHO_REPORT, "$h answered with a status that makes no sense here",
      "Check what stands between here and the service."},
@@ -9658,13 +8718,12 @@ static const azoi_rule azoi_rules[] = {
 /* What a refusal says, in any of the shapes that are on the wire (azure-openai-wire.md 5.1), cleaned. */
 typedef struct azoi_refusal {
     azo_request *job;
-    int status;        /* 0: inside a stream */
-    int facts;
+    int status;        /* 0: inside a stream that began well */
     char code[64];
     char inner[64];    /* innererror.code */
     char param[64];
-    char filters[128]; /* which content filters objected */
     char policy[64];
+    char filters[128]; /* which content filters objected */
     char detail[512];  /* the server's words */
 } azoi_refusal;
 
@@ -9680,7 +8739,7 @@ static void azoi_hide(const azo_request *job, azoi_buf *text) {
         azoi_hide_one(text, azoi_buf_view(&job->slot->token));
     }
     while (azoi_header_next(&sent, &name, &value) && azoi_header_next(&shown, &name, &log_value)) {
-        if (azoi_equal(log_value, "<hidden>")) {
+        if (!azoi_same(value, log_value)) {
             azoi_hide_one(text, value);
         }
     }
@@ -9695,22 +8754,14 @@ static void azoi_refusal_text(azoi_refusal *r, const azoi_json *json, int token,
     } else {
         (void)azoi_json_text(json, token, b);
     }
-    if (b->len > 0 && b->failed == AZO_OK) {
-        azoi_hide(r->job, b);
-        azoi_clean(out, cap, azoi_buf_view(b));
-    }
+    azoi_hide(r->job, b);
+    azoi_clean(out, cap, azoi_buf_view(b));
 }
 
-/* The first of several members that is there and not null; `b` and `c` may be NULL. */
-static int azoi_json_any(const azoi_json *json, int object, const char *a, const char *b, const char *c) {
-    const char *const names[] = {a, b, c};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        int token = names[i] != NULL ? azoi_json_get(json, object, names[i]) : -1;
-        if (token >= 0 && azoi_json_kind_of(json, token) != AZOI_JSON_NULL) {
-            return token;
-        }
-    }
-    return -1;
+/* The first of two members that is there and not null. */
+static int azoi_json_either(const azoi_json *json, int object, const char *name, const char *other) {
+    int token = azoi_json_get(json, object, name);
+    return azoi_json_kind_of(json, token) > AZOI_JSON_NULL ? token : azoi_json_get(json, object, other);
 }
 
 /* ": violence medium, jailbreak": what has "filtered": true. */
@@ -9730,19 +8781,19 @@ static void azoi_refusal_filters(azoi_refusal *r, const azoi_json *json, int res
 }
 
 static void azoi_refusal_json(azoi_refusal *r, const azoi_json *json) {
-    int error = azoi_json_any(json, 0, "error", NULL, NULL);
+    int error = azoi_json_get(json, 0, "error");
     int holder = azoi_json_kind_of(json, error) == AZOI_JSON_OBJECT ? error : 0;
-    int inner = azoi_json_any(json, holder, "innererror", "inner_error", "innerError");
+    int inner = azoi_json_either(json, holder, "innererror", "inner_error");
     int message = azoi_json_get(json, holder, "message");
     if (azoi_json_kind_of(json, message) != AZOI_JSON_STRING) {
-        bool plain = azoi_json_kind_of(json, error) == AZOI_JSON_STRING;
-        message = plain ? error : azoi_json_any(json, 0, "message", "detail", NULL);
+        message = azoi_json_kind_of(json, error) == AZOI_JSON_STRING ? error
+                                                                     : azoi_json_either(json, 0, "message", "detail");
     }
-    azoi_refusal_text(r, json, azoi_json_any(json, holder, "code", "type", NULL), r->code, sizeof r->code);
+    azoi_refusal_text(r, json, azoi_json_either(json, holder, "code", "type"), r->code, sizeof r->code);
     azoi_refusal_text(r, json, azoi_json_get(json, inner, "code"), r->inner, sizeof r->inner);
     azoi_refusal_text(r, json, azoi_json_get(json, holder, "param"), r->param, sizeof r->param);
     azoi_refusal_text(r, json, message, r->detail, sizeof r->detail);
-    azoi_refusal_filters(r, json, azoi_json_any(json, inner, "content_filter_result", "content_filter_results", NULL));
+    azoi_refusal_filters(r, json, azoi_json_either(json, inner, "content_filter_result", "content_filter_results"));
 }
 
 static void azoi_refusal_read(azoi_refusal *r, azo_str body) {
@@ -9757,68 +8808,36 @@ static void azoi_refusal_read(azoi_refusal *r, azo_str body) {
     }
 }
 
-/* Whether the text may stand in a sentence of ours. */
-static bool azoi_is_word(const char *text) {
-    for (size_t i = 0; text[i] != '\0'; i++) {
-        if (!azoi_is_alpha(text[i]) && !azoi_is_digit(text[i]) && strchr("_-.[]", text[i]) == NULL) {
-            return false;
-        }
-    }
-    return text[0] != '\0';
-}
-
-/* YYYY-MM-DD, maybe with -preview: not a model's version such as 0613. */
-static bool azoi_is_api_version(const char *text) {
-    static const char shape[] = "dddd-dd-dd";
-    size_t i;
-    for (i = 0; shape[i] != '\0'; i++) {
-        if (shape[i] == 'd' ? !azoi_is_digit(text[i]) : text[i] != shape[i]) {
-            return false;
-        }
-    }
-    return text[i] == '\0' || strcmp(text + i, "-preview") == 0;
-}
-
-static int azoi_refusal_facts(const azoi_refusal *r) {
-    const azo_request *job = r->job;
-    const azoi_answer *answer = (const azoi_answer *)job->data;
-    bool regional = azoi_ends_ci(job->spec.origin.host, ".api.cognitive.microsoft.com");
-    return (job->slot == NULL ? AZOI_IF_KEY : regional ? AZOI_IF_REGIONAL : 0) |
-           (azoi_equal_ci(azo_s(r->policy), "ThrowExceptionDueToTrafficDenied") ? AZOI_IF_NETWORK : 0) |
-           (answer->deployment[0] != '\0' ? AZOI_IF_NAMED : 0) | (answer->dated ? AZOI_IF_DATED : 0) |
-           (azoi_is_api_version(answer->version) ? 0 : AZOI_IF_ODD) | (azoi_is_word(r->param) ? AZOI_IF_PARAM : 0) |
-           (strcmp(r->param, "max_tokens") == 0 ? AZOI_IF_MAX_TOKENS : 0) | (r->status == 0 ? AZOI_IF_STREAM : 0);
-}
-
-static bool azoi_has_words(azo_str text, const char *words) {
-    char word[32];
-    while (words[0] != '\0') {
-        size_t len = strcspn(words, "|");
-        snprintf(word, sizeof word, "%.*s", (int)len, words);
-        if (azoi_contains_ci(text, word)) {
-            return true;
-        }
-        words += len + (words[len] == '|' ? 1 : 0);
-    }
-    return false;
-}
-
 static const azoi_rule *azoi_refusal_rule(const azoi_refusal *r) {
+    const azo_request *job = r->job;
     const azoi_rule *rule = azoi_rules;
+    const azoi_rule *last = azoi_rules + sizeof azoi_rules / sizeof azoi_rules[0] - 1;
+    char sent = job->slot == NULL                                                              ? 'k'
+                : azoi_ends_ci(job->spec.origin.host, ".api.cognitive.microsoft.com") ? 'r' : 't';
     uint64_t number = 0;
     int status = r->status;
-    if (status == 0 && azoi_parse_u64(azo_s(r->code), &number) && number >= 400 && number <= 599) {
-        status = (int)number;
+    if (status == 0) { /* the service failed, unless the code says something else */
+        bool numeric = azoi_parse_u64(azo_s(r->code), &number) && number >= 400 && number <= 599;
+        status = numeric ? (int)number : 500;
     }
-    for (;; rule++) { /* the last one fits everything */
-        bool fits = rule->status == 0 || rule->status == status || (rule->status < 10 && rule->status == status / 100);
-        fits = fits && (r->facts & rule->facts) == rule->facts;
-        fits = fits && (rule->codes == NULL || azoi_one_of(azo_s(r->code), rule->codes) ||
-                        azoi_one_of(azo_s(r->inner), rule->codes));
-        if (fits && (rule->words == NULL || azoi_has_words(azo_s(r->detail), rule->words))) {
+    for (; rule < last; rule++) {
+        bool fits = rule->status == status || rule->status == status / 100;
+        fits = fits || (rule->codes != NULL && (azoi_one_of(azo_s(r->code), rule->codes) ||
+                                                azoi_one_of(azo_s(r->inner), rule->codes)));
+        fits = fits && (rule->if_sent == '\0' || rule->if_sent == sent);
+        if (fits && (rule->words == NULL || azoi_has_one_of(azo_s(r->detail), rule->words) ||
+                     azoi_has_one_of(azo_s(r->param), rule->words) ||
+                     azoi_has_one_of(azo_s(r->policy), rule->words))) {
             return rule;
         }
     }
+    return last;
+}
+
+/* Whether the text may stand in a sentence of ours. */
+static bool azoi_is_word(const char *text) {
+    static const char fine[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.[]";
+    return text[0] != '\0' && text[strspn(text, fine)] == '\0';
 }
 
 /* "PermissionDenied, HTTP 401, request 3f...": the code only if it says more than the status. */
@@ -9828,65 +8847,64 @@ static void azoi_refusal_numbers(const azoi_refusal *r, char *out, size_t cap) {
     if (r->status != 0) {
         snprintf(status, sizeof status, "HTTP %d", r->status);
     }
-    bool named = azoi_is_word(r->code) && strcmp(r->code, status + 5) != 0;
-    bool policy = azoi_is_word(r->policy);
+    bool code = azoi_is_word(r->code) && strcmp(r->code, status + 5) != 0;
+    bool param = azoi_is_word(r->param);
     azoi_clean(id, sizeof id, azoi_request_id(r->job->head.headers));
     bool known = azoi_is_word(id);
-    snprintf(out, cap, "%s%s%s%s%s%s%s", named ? r->code : "", named ? ", " : "", status, policy ? ", policy " : "",
-             policy ? r->policy : "", known ? ", request " : "", known ? id : "");
+    snprintf(out, cap, "%s%s%s%s%s%s%s", code ? r->code : "", code ? ", " : "", param ? r->param : "",
+             param ? ", " : "", status, known ? ", request " : "", known ? id : "");
 }
 
-static azo_str azoi_refusal_wait(const azoi_refusal *r, char *out, size_t cap) {
-    const azo_request *job = r->job;
-    int32_t wait = azoi_retry_after(job->head.headers, r->status != 0 ? r->status : 429,
-                                    azoi_net_unix(&job->client->net));
-    snprintf(out, cap, wait > 0 ? "Wait %ld s (retry_after_ms)" : "Wait",
-             (long)(wait / 1000 + (wait % 1000 > 0 ? 1 : 0)));
-    return azo_s(out);
-}
-
-static azo_str azoi_refusal_name(const azoi_refusal *r, char name, char *out, size_t cap) {
+static void azoi_refusal_name(const azoi_refusal *r, char name, char *out, size_t cap) {
     const azo_request *job = r->job;
     const azoi_answer *answer = (const azoi_answer *)job->data;
-    size_t path = azoi_find(job->spec.target, '?');
+    int32_t wait;
     switch (name) {
     case 'd':
-        return azo_s(answer->deployment);
+        snprintf(out, cap, answer->deployment[0] != '\0' ? " named '%s'" : "%s", answer->deployment);
+        break;
     case 'f':
-        return azo_s(r->filters);
+        azoi_clean(out, cap, azo_s(r->filters));
+        break;
     case 'h':
-        return azoi_view(job->spec.origin.host.ptr, job->spec.origin.host.len < 100 ? job->spec.origin.host.len : 100);
-    case 'm':
-        return azo_s(r->param);
+        azoi_clean(out, cap, job->spec.origin.host);
+        break;
     case 'n':
         snprintf(out, cap, "%d attempt%s", job->attempts, job->attempts == 1 ? "" : "s");
-        return azo_s(out);
+        break;
     case 'p':
-        return azoi_view(job->spec.target.ptr, path < 120 ? path : 120);
+        azoi_clean(out, cap, azoi_view(job->spec.target.ptr, azoi_find(job->spec.target, '?')));
+        break;
     case 's':
-        return job->slot != NULL ? azoi_buf_view(&job->slot->scope) : azoi_view("", 0);
+        azoi_clean(out, cap, job->slot != NULL ? azoi_buf_view(&job->slot->scope) : azo_s(""));
+        break;
     case 'u':
-        return azo_s(azoi_has_words(azo_s(r->policy), "call|request") ? "requests" : "tokens");
+        snprintf(out, cap, azoi_has_one_of(azo_s(r->policy), "call|request") ? "requests" : "tokens");
+        break;
     case 'v':
-        return azo_s(answer->version);
+        snprintf(out, cap, answer->dated ? " under api_version %s" : "%.0s", answer->version);
+        break;
     default:
-        return azoi_refusal_wait(r, out, cap);
+        wait = azoi_retry_after(job->head.headers, r->status != 0 ? r->status : 429, azoi_net_unix(&job->client->net));
+        snprintf(out, cap, wait > 0 ? "Wait %ld s (retry_after_ms)" : "Wait",
+                 (long)(wait / 1000 + (wait % 1000 > 0 ? 1 : 0)));
+        break;
     }
 }
 
 static void azoi_refusal_expand(const azoi_refusal *r, const char *text, char *out, size_t cap) {
-    char scratch[48];
     size_t len = 0;
-    out[0] = '\0';
-    for (; text[0] != '\0' && len < cap; text++) {
-        azo_str piece = azoi_view(text, 1);
+    while (text[0] != '\0' && len + 1 < cap) {
         if (text[0] == '$') {
-            text++;
-            piece = azoi_refusal_name(r, text[0], scratch, sizeof scratch);
+            size_t room = cap - len < 130 ? cap - len : 130; /* one long name must not push out all else */
+            azoi_refusal_name(r, text[1], out + len, room);
+            len += strlen(out + len);
+            text += 2;
+        } else {
+            out[len++] = *text++;
         }
-        snprintf(out + len, cap - len, "%.*s", (int)(piece.len < cap ? piece.len : cap), piece.ptr);
-        len += piece.len;
     }
+    out[len] = '\0';
 }
 
 /* Status 0: the refusal came inside a stream that began well. */
@@ -9900,7 +8918,6 @@ static azo_result azoi_refuse(azo_request *job, int status, azo_str body) {
     r.status = status;
     azoi_clean(r.policy, sizeof r.policy, azoi_header(job->head.headers, "policy-id"));
     azoi_refusal_read(&r, body);
-    r.facts = azoi_refusal_facts(&r);
     const azoi_rule *rule = azoi_refusal_rule(&r);
     azoi_refusal_numbers(&r, numbers, sizeof numbers);
     azoi_refusal_expand(&r, rule->what, what, sizeof what);
@@ -10071,7 +9088,7 @@ static void azoi_write_message(azoi_writer *w, const azo_message *m, const char 
                                      "them out.", where));
         return;
     }
-    if (m->content == NULL && m->content_json == NULL && !azoi_one_of(azo_s(m->role), "assistant function")) {
+    if (m->content == NULL && m->content_json == NULL && !azoi_one_of(azo_s(m->role), "assistant|function")) {
         azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s has no content. Set content, or content_json "
                                      "(\"null\" sends null).", where));
         return;
@@ -10355,18 +9372,15 @@ static bool azoi_span_grow(azoi_buf *arena, azoi_span *span, size_t len) {
         return true;
     }
     size_t room = last || span->room == 0 ? len + 1 : 2 * len + 1;
-    if (len > SIZE_MAX / 4 || !azoi_buf_reserve(arena, last ? room - span->room : room)) {
+    if (!azoi_buf_reserve(arena, last ? room - span->room : room)) {
         return false;
     }
     if (!last) {
-        if (span->len > 0) {
-            memcpy(arena->data + arena->len, arena->data + span->at, span->len);
-        }
+        memmove(arena->data + arena->len, arena->data + span->at, span->len);
         span->at = arena->len;
     }
     span->room = room;
     arena->len = span->at + room;
-    arena->data[arena->len] = '\0';
     return true;
 }
 
@@ -10380,9 +9394,7 @@ static azo_result azoi_span_add(azo_request *job, azoi_span *span, azo_str text)
         return azoi_memory(&job->error);
     }
     char *at = chat->arena.data + span->at + span->len;
-    if (text.len > 0) {
-        memcpy(at, text.ptr, text.len);
-    }
+    memcpy(at, text.ptr, text.len);
     at[text.len] = '\0';
     span->len += text.len;
     chat->total += text.len;
@@ -10394,94 +9406,62 @@ static azo_result azoi_span_set(azo_request *job, azoi_span *span, azo_str text)
     return azoi_span_add(job, span, text);
 }
 
-/* Makes room for one more; *table may point to `inside`, which is never freed. */
-static bool azoi_table_grow(const azo_allocator *a, void **table, const void *inside, size_t *cap, size_t unit) {
-    size_t more = *cap == 0 ? 4 : *cap * 2; /* the callers bound the count */
-    bool own = *table != inside && *table != NULL;
-    void *grown = azoi_resize(a, own ? *table : NULL, own ? *cap * unit : 0, more * unit);
-    if (grown == NULL) {
+static bool azoi_chat_room(azo_request *job) {
+    azoi_chat *chat = (azoi_chat *)job->data;
+    const size_t unit = sizeof *chat->parts;
+    if (chat->count < chat->cap) {
+        return true;
+    }
+    size_t cap = chat->cap == 0 ? 4 : chat->cap * 2; /* the indices are bounded */
+    void *parts = azoi_resize(&job->allocator, chat->parts, chat->cap * unit, cap * unit);
+    if (parts == NULL) {
         return false;
     }
-    if (!own && *cap > 0) {
-        memcpy(grown, *table, *cap * unit);
-    }
-    *table = grown;
-    *cap = more;
+    chat->parts = (azoi_chat_part *)parts;
+    chat->cap = cap;
     return true;
 }
 
-/* Finds the choice or makes it; NULL: job->error says why not. */
-static azoi_chat_choice *azoi_chat_choice_at(azo_request *job, int64_t index) {
+/* Finds the choice (tool -1) or the tool call of it, or makes it; NULL: job->error says why not. */
+static azoi_chat_part *azoi_chat_part_at(azo_request *job, int64_t choice, int64_t tool) {
     azoi_chat *chat = (azoi_chat *)job->data;
     size_t i = 0;
-    if (index < 0 || index >= AZOI_MAX_CHOICES) {
-        (void)azoi_fail(&job->error, AZO_ERR_JSON, "The answer has a choice with the impossible index %lld. Report it "
-                        "to whoever runs the service or the gateway before it.", (long long)index);
+    if (choice < 0 || choice >= AZOI_MAX_INDEX || tool < -1 || tool >= AZOI_MAX_INDEX) {
+        (void)azoi_fail(&job->error, AZO_ERR_JSON, "The answer has an impossible index (choice %lld, tool call %lld). "
+                        "Report it to whoever runs the service or the gateway before it.", (long long)choice,
+                        (long long)tool);
         return NULL;
     }
-    while (i < chat->choice_count && chat->choices[i].index < index) {
+    while (i < chat->count && (chat->parts[i].choice < choice ||
+                               (chat->parts[i].choice == choice && chat->parts[i].tool < tool))) {
         i++;
     }
-    if (i < chat->choice_count && chat->choices[i].index == index) {
-        return &chat->choices[i];
+    if (i < chat->count && chat->parts[i].choice == choice && chat->parts[i].tool == tool) {
+        return &chat->parts[i];
     }
-    if (chat->choice_count == chat->choice_cap) {
-        void *table = chat->choices;
-        if (!azoi_table_grow(&job->allocator, &table, &chat->first, &chat->choice_cap, sizeof *chat->choices)) {
-            (void)azoi_memory(&job->error);
-            return NULL;
-        }
-        chat->choices = (azoi_chat_choice *)table;
-    }
-    memmove(chat->choices + i + 1, chat->choices + i, (chat->choice_count - i) * sizeof *chat->choices);
-    memset(chat->choices + i, 0, sizeof *chat->choices);
-    chat->choices[i].index = (int)index;
-    chat->choice_count++;
-    return &chat->choices[i];
-}
-
-static azoi_chat_tool *azoi_chat_tool_at(azo_request *job, int choice, int64_t index) {
-    azoi_chat *chat = (azoi_chat *)job->data;
-    size_t i = chat->tool_count;
-    if (index < 0 || index >= AZOI_MAX_CALLS) {
-        (void)azoi_fail(&job->error, AZO_ERR_JSON, "The answer has a tool call with the impossible index %lld. Report "
-                        "it to whoever runs the service or the gateway before it.", (long long)index);
+    if (!azoi_chat_room(job)) {
+        (void)azoi_memory(&job->error);
         return NULL;
     }
-    while (i > 0 && (chat->tools[i - 1].choice > choice ||
-                     (chat->tools[i - 1].choice == choice && chat->tools[i - 1].index > index))) {
-        i--;
-    }
-    if (i > 0 && chat->tools[i - 1].choice == choice && chat->tools[i - 1].index == index) {
-        return &chat->tools[i - 1];
-    }
-    if (chat->tool_count == chat->tool_cap) {
-        void *table = chat->tools;
-        if (!azoi_table_grow(&job->allocator, &table, NULL, &chat->tool_cap, sizeof *chat->tools)) {
-            (void)azoi_memory(&job->error);
-            return NULL;
-        }
-        chat->tools = (azoi_chat_tool *)table;
-    }
-    memmove(chat->tools + i + 1, chat->tools + i, (chat->tool_count - i) * sizeof *chat->tools);
-    memset(chat->tools + i, 0, sizeof *chat->tools);
-    chat->tools[i].choice = choice;
-    chat->tools[i].index = (int)index;
-    chat->tool_count++;
-    return &chat->tools[i];
+    memmove(chat->parts + i + 1, chat->parts + i, (chat->count - i) * sizeof *chat->parts);
+    memset(chat->parts + i, 0, sizeof *chat->parts);
+    chat->parts[i].choice = (int)choice;
+    chat->parts[i].tool = (int)tool;
+    chat->count++;
+    return &chat->parts[i];
 }
 
 /* Where a fragment without an index belongs: to the call with its id, to a new one if it brings an id, else to the
  * last one. */
 static int64_t azoi_chat_tool_guess(const azoi_chat *chat, int choice, azo_str id) {
     int64_t last = -1;
-    for (size_t i = 0; i < chat->tool_count; i++) {
-        const azoi_chat_tool *tool = &chat->tools[i];
-        if (tool->choice == choice) {
-            if (id.len > 0 && azoi_same(azoi_span_view(&chat->arena, &tool->id), id)) {
-                return tool->index;
+    for (size_t i = 0; i < chat->count; i++) {
+        const azoi_chat_part *part = &chat->parts[i];
+        if (part->choice == choice && part->tool >= 0) {
+            if (id.len > 0 && azoi_same(azoi_span_view(&chat->arena, &part->id), id)) {
+                return part->tool;
             }
-            last = tool->index;
+            last = part->tool;
         }
     }
     return id.len > 0 || last < 0 ? last + 1 : last;
@@ -10587,6 +9567,17 @@ static int64_t azoi_count_of(azo_str value, int64_t otherwise) {
     return azoi_parse_u64(value, &number) && number <= INT64_MAX ? (int64_t)number : -1;
 }
 
+static azo_result azoi_check_answer(azo_request *job, azo_str text) {
+    size_t offset;
+    if (azoi_json_check(text, &offset)) {
+        return AZO_OK;
+    }
+    job->error.json_offset = offset;
+    return azoi_fail(&job->error, AZO_ERR_JSON, "The answer is malformed JSON, or nested deeper than %d levels (byte "
+                     "%zu of %zu). Report it to whoever runs the service or the gateway before it.",
+                     (int)AZO_MAX_JSON_DEPTH, offset, text.len);
+}
+
 /* ---- chat: a walk over a chunk or a whole reply ----
  *
  * What a chunk brings is dealt with in steps: each goes into the reply and then to the callback. A pause ends the walk
@@ -10619,10 +9610,14 @@ static azo_result azoi_walk_emit(azoi_walk *w, azo_event *event) {
     return azoi_callback_leave(w->job, w->chat->on_event(event, w->chat->user_data));
 }
 
+static azo_result azoi_walk_failed(const azoi_walk *w) {
+    return azoi_buf_failed(w->texts, &w->job->error, "A piece of the answer");
+}
+
 /* An event whose text is in w->texts. */
 static azo_result azoi_walk_event(azoi_walk *w, int kind, int choice) {
     azo_event event;
-    azo_result r = azoi_buf_failed(w->texts, &w->job->error, "A piece of the answer");
+    azo_result r = azoi_walk_failed(w);
     if (r != AZO_OK) {
         return r;
     }
@@ -10633,192 +9628,169 @@ static azo_result azoi_walk_event(azoi_walk *w, int kind, int choice) {
     return azoi_walk_emit(w, &event);
 }
 
-/* Adds to a text of the reply, and tells the callback. */
-static azo_result azoi_walk_text(azoi_walk *w, azo_str value, azoi_span *span, int kind, int choice) {
-    if (!azoi_is(value, '"')) {
-        return AZO_OK;
-    }
-    if (value.len == 2) { /* no event, but it is not null either */
-        return azoi_span_add(w->job, span, azoi_view("", 0));
-    }
-    if (azoi_walk_taken(w)) {
-        return AZO_OK;
-    }
-    azoi_json_decode(w->texts, azoi_inside(value));
-    azo_result r = azoi_buf_failed(w->texts, &w->job->error, "A piece of the answer");
-    r = r == AZO_OK ? azoi_span_add(w->job, span, azoi_buf_view(w->texts)) : r;
-    return r == AZO_OK ? azoi_walk_event(w, kind, choice) : r;
-}
-
-/* A string decoded, or an object as it is written (some servers send arguments so), with a NUL of its own: the texts of
- * one event lie behind one another. */
-static size_t azoi_walk_put(azoi_walk *w, azo_str value) {
-    size_t at = w->texts->len;
+/* A string decoded, or an object as it is written (some servers send arguments so). */
+static void azoi_walk_put(azoi_walk *w, azo_str value) {
     if (azoi_is(value, '"')) {
         azoi_json_decode(w->texts, azoi_inside(value));
     } else if (azoi_is(value, '{')) {
         azoi_buf_str(w->texts, value);
     }
-    azoi_buf_char(w->texts, '\0');
-    return at;
 }
 
-/* One tool call of a message, or a fragment of one. */
+/* Filter results come piece by piece; the last one counts for each category. */
+static void azoi_filter_merge(azoi_buf *out, azo_str fresh, azo_str old) {
+    azo_str key;
+    azo_str value;
+    azo_str newer;
+    azoi_buf_char(out, '{');
+    while (azoi_value_next(&old, &key, &value)) {
+        azoi_pick(fresh, &key, 1, &newer);
+        if (newer.ptr == NULL) {
+            azoi_buf_char(out, '"');
+            azoi_buf_str(out, key);
+            azoi_buf_puts(out, "\":");
+            azoi_buf_str(out, value);
+            azoi_buf_char(out, ',');
+        }
+    }
+    azoi_buf_str(out, azoi_skip(fresh, 1));
+}
+
+/* What w->texts holds goes into the reply. */
+static azo_result azoi_walk_keep(azoi_walk *w, azo_str value, azoi_span *span, int kind) {
+    azo_str old = azoi_span_view(&w->chat->arena, span);
+    azo_result r = azoi_walk_failed(w);
+    if (r != AZO_OK || (kind == AZO_EVENT_FINISH && azoi_equal(old, "content_filter"))) {
+        return r; /* any other reason may be overridden by a later one */
+    }
+    if (kind == AZO_EVENT_TEXT || kind == AZO_EVENT_REFUSAL) {
+        return azoi_span_add(w->job, span, azoi_buf_view(w->texts));
+    }
+    if (kind == AZO_EVENT_FILTER && old.len > 0) {
+        azoi_buf_clear(w->texts);
+        azoi_filter_merge(w->texts, value, old);
+        r = azoi_walk_failed(w);
+        r = r == AZO_OK ? azoi_span_set(w->job, span, azoi_buf_view(w->texts)) : r;
+        (void)azoi_buf_set(w->texts, value);
+        return r;
+    }
+    return azoi_span_set(w->job, span, azoi_buf_view(w->texts));
+}
+
+/* A value that is an event of its own. */
+static azo_result azoi_walk_piece(azoi_walk *w, azo_str value, azoi_span *span, int kind, int choice) {
+    bool object = kind == AZO_EVENT_FILTER || kind == AZO_EVENT_USAGE;
+    bool text = kind == AZO_EVENT_TEXT || kind == AZO_EVENT_REFUSAL;
+    if (!azoi_is(value, object ? '{' : '"')) {
+        return AZO_OK;
+    }
+    if (value.len == 2 || *azoi_value_start(value.ptr + 1) == '}') { /* no event, but an empty text is not null */
+        return text && value.len == 2 ? azoi_span_add(w->job, span, azoi_view("", 0)) : AZO_OK;
+    }
+    if (azoi_walk_taken(w)) {
+        return AZO_OK;
+    }
+    azoi_walk_put(w, value);
+    azo_result r = azoi_walk_keep(w, value, span, kind);
+    return r == AZO_OK ? azoi_walk_event(w, kind, choice) : r;
+}
+
+/* One tool call of a message, or a fragment of one; position -1: where it stands means nothing. */
 static azo_result azoi_walk_tool(azoi_walk *w, azo_str value, int choice, int64_t position) {
     static const azo_str names[] = {{"id", 2}, {"index", 5}, {"function", 8}, {"custom", 6}};
     static const azo_str inner_names[] = {{"name", 4}, {"arguments", 9}, {"input", 5}};
     azo_str v[4];
     azo_str f[3];
+    azo_str texts[3]; /* id, name, arguments: behind one another in w->texts, each with its NUL */
+    size_t ends[3];
     azo_event event;
     azoi_pick(value, names, 4, v);
     bool custom = v[3].ptr != NULL;
     azoi_pick(custom ? v[3] : v[2], inner_names, 3, f);
-    azo_str arguments = f[custom ? 2 : 1];
-    if ((v[0].len <= 2 && f[0].len <= 2 && arguments.len <= 2) || azoi_walk_taken(w)) { /* "" is nothing */
+    texts[0] = v[0];
+    texts[1] = f[0];
+    texts[2] = f[custom ? 2 : 1];
+    if ((texts[0].len <= 2 && texts[1].len <= 2 && texts[2].len <= 2) || azoi_walk_taken(w)) { /* "" is nothing */
         return AZO_OK;
     }
-    size_t id_at = azoi_walk_put(w, v[0]);
-    size_t name_at = azoi_walk_put(w, f[0]);
-    size_t arguments_at = azoi_walk_put(w, arguments);
-    azo_result r = azoi_buf_failed(w->texts, &w->job->error, "A tool call");
+    for (size_t i = 0; i < 3; i++) {
+        azoi_walk_put(w, texts[i]);
+        ends[i] = w->texts->len;
+        azoi_buf_char(w->texts, '\0');
+    }
+    azo_result r = azoi_walk_failed(w);
     if (r != AZO_OK) {
         return r;
+    }
+    for (size_t i = 0; i < 3; i++) {
+        size_t start = i > 0 ? ends[i - 1] + 1 : 0;
+        texts[i] = azoi_view(w->texts->data + start, ends[i] - start);
+    }
+    bool guess = position < 0 && v[1].ptr == NULL;
+    azoi_chat_part *tool = azoi_chat_part_at(w->job, choice, guess ? azoi_chat_tool_guess(w->chat, choice, texts[0])
+                                                                   : azoi_count_of(v[1], position));
+    if (tool == NULL) {
+        return w->job->error.code;
     }
     memset(&event, 0, sizeof event);
     event.kind = AZO_EVENT_TOOL_CALL;
     event.choice = choice;
-    event.text = azoi_view(w->texts->data + arguments_at, w->texts->len - arguments_at - 1);
-    azo_str id = azoi_view(w->texts->data + id_at, name_at - id_at - 1);
-    azo_str name = azoi_view(w->texts->data + name_at, arguments_at - name_at - 1);
-    int64_t index = azoi_count_of(v[1], position);
-    if (position < 0 && v[1].ptr == NULL) {
-        index = azoi_chat_tool_guess(w->chat, choice, id);
-    }
-    azoi_chat_tool *tool = azoi_chat_tool_at(w->job, choice, index);
-    if (tool == NULL) {
-        return w->job->error.code;
-    }
-    event.tool = tool->index;
+    event.tool = tool->tool;
+    event.text = texts[2];
     tool->custom = tool->custom || custom;
-    if (id.len > 0 && tool->id.len == 0) { /* some servers repeat it with every fragment */
-        event.tool_id = id;
-        r = azoi_span_set(w->job, &tool->id, id);
+    if (texts[0].len > 0 && tool->id.len == 0) { /* some servers repeat it with every fragment */
+        event.tool_id = texts[0];
+        r = azoi_span_set(w->job, &tool->id, texts[0]);
     }
-    if (r == AZO_OK && name.len > 0 && tool->name.len == 0) {
-        event.tool_name = name;
-        r = azoi_span_set(w->job, &tool->name, name);
+    if (r == AZO_OK && texts[1].len > 0 && tool->name.len == 0) {
+        event.tool_name = texts[1];
+        r = azoi_span_set(w->job, &tool->name, texts[1]);
     }
-    r = r == AZO_OK ? azoi_span_add(w->job, &tool->arguments, event.text) : r;
+    r = r == AZO_OK ? azoi_span_add(w->job, &tool->text, texts[2]) : r;
     return r == AZO_OK ? azoi_walk_emit(w, &event) : r;
-}
-
-static azo_result azoi_walk_tools(azoi_walk *w, azo_str calls, int choice, bool whole) {
-    azo_str rest = azoi_is(calls, '[') ? calls : azoi_view(NULL, 0);
-    azo_str value;
-    azo_result r = AZO_OK;
-    for (int64_t position = 0; r == AZO_OK && azoi_value_next(&rest, NULL, &value); position++) {
-        r = azoi_is(value, '{') ? azoi_walk_tool(w, value, choice, whole ? position : -1) : AZO_OK;
-    }
-    return r;
-}
-
-/* Filter results come piece by piece; the last one counts for each category. */
-static void azoi_filter_merge(azoi_buf *out, azo_str old, azo_str fresh) {
-    azo_str rest = old;
-    azo_str key;
-    azo_str value;
-    azo_str newer;
-    azoi_buf_char(out, '{');
-    for (int pass = 0; pass < 2; pass++) {
-        while (azoi_value_next(&rest, &key, &value)) {
-            azoi_pick(pass == 0 ? fresh : old, &key, 1, &newer);
-            if (pass == 0 || newer.ptr == NULL) {
-                azoi_buf_puts(out, out->len > 1 ? ",\"" : "\"");
-                azoi_buf_str(out, key);
-                azoi_buf_puts(out, "\":");
-                azoi_buf_str(out, newer.ptr != NULL ? newer : value);
-            }
-        }
-        rest = fresh;
-    }
-    azoi_buf_char(out, '}');
-}
-
-static azo_result azoi_walk_filter(azoi_walk *w, azo_str fresh, azoi_span *span, int choice) {
-    if (!azoi_is(fresh, '{') || *azoi_value_start(fresh.ptr + 1) == '}' || azoi_walk_taken(w)) {
-        return AZO_OK;
-    }
-    azo_str old = azoi_span_view(&w->chat->arena, span);
-    if (!azoi_same(old, fresh)) {
-        azoi_filter_merge(w->texts, old, fresh);
-        azo_result r = azoi_buf_failed(w->texts, &w->job->error, "The filter results");
-        r = r == AZO_OK ? azoi_span_set(w->job, span, azoi_buf_view(w->texts)) : r;
-        if (r != AZO_OK) {
-            return r;
-        }
-    }
-    (void)azoi_buf_set(w->texts, fresh);
-    return azoi_walk_event(w, AZO_EVENT_FILTER, choice);
-}
-
-/* A reason may be overridden by a later one, but for the filter's. */
-static azo_result azoi_walk_finish(azoi_walk *w, azo_str reason, azoi_span *span, int choice) {
-    if (!azoi_is(reason, '"') || reason.len == 2 || azoi_walk_taken(w)) {
-        return AZO_OK;
-    }
-    azoi_json_decode(w->texts, azoi_inside(reason));
-    azo_result r = azoi_buf_failed(w->texts, &w->job->error, "The finish reason");
-    if (r == AZO_OK && !azoi_equal(azoi_span_view(&w->chat->arena, span), "content_filter")) {
-        r = azoi_span_set(w->job, span, azoi_buf_view(w->texts));
-    }
-    return r == AZO_OK ? azoi_walk_event(w, AZO_EVENT_FINISH, choice) : r;
 }
 
 static azo_result azoi_walk_choice(azoi_walk *w, azo_str value, int64_t position) {
     static const azo_str names[] = {{"index", 5}, {"delta", 5}, {"message", 7}, {"finish_reason", 13},
-                                    {"content_filter_results", 22}, {"content_filter_result", 21}};
+                                    {"content_filter_results", 22}};
     static const azo_str message_names[] = {{"content", 7}, {"refusal", 7}, {"tool_calls", 10}};
-    azo_str v[6];
+    azo_str v[5];
     azo_str m[3];
+    azo_str call;
     if (!azoi_is(value, '{')) {
         return AZO_OK;
     }
-    azoi_pick(value, names, 6, v);
-    azoi_chat_choice *c = azoi_chat_choice_at(w->job, azoi_count_of(v[0], position));
+    azoi_pick(value, names, 5, v);
+    int64_t index = azoi_count_of(v[0], position);
+    bool whole = !azoi_is(v[1], '{');
+    azoi_pick(whole ? v[2] : v[1], message_names, 3, m);
+    azoi_chat_part *c = azoi_chat_part_at(w->job, index, -1);
     if (c == NULL) {
         return w->job->error.code;
     }
-    int index = c->index;
-    bool whole = !azoi_is(v[1], '{');
-    azoi_pick(whole ? v[2] : v[1], message_names, 3, m);
-    azo_result r = azoi_walk_text(w, m[0], &c->text, AZO_EVENT_TEXT, index);
-    r = r == AZO_OK ? azoi_walk_text(w, m[1], &c->refusal, AZO_EVENT_REFUSAL, index) : r;
-    r = r == AZO_OK ? azoi_walk_tools(w, m[2], index, whole) : r;
-    r = r == AZO_OK ? azoi_walk_filter(w, v[4].ptr != NULL ? v[4] : v[5], &c->filter, index) : r;
-    return r == AZO_OK ? azoi_walk_finish(w, v[3], &c->finish, index) : r;
-}
-
-static azo_result azoi_walk_choices(azoi_walk *w, azo_str choices) {
-    azo_str rest = azoi_is(choices, '[') ? choices : azoi_view(NULL, 0);
-    azo_str value;
-    azo_result r = AZO_OK;
-    for (int64_t position = 0; r == AZO_OK && azoi_value_next(&rest, NULL, &value); position++) {
-        r = azoi_walk_choice(w, value, position);
+    int choice = c->choice;
+    azo_result r = azoi_walk_piece(w, m[0], &c->text, AZO_EVENT_TEXT, choice);
+    r = r == AZO_OK ? azoi_walk_piece(w, m[1], &c->refusal, AZO_EVENT_REFUSAL, choice) : r;
+    azo_str rest = azoi_is(m[2], '[') ? m[2] : azoi_view(NULL, 0);
+    for (int64_t i = 0; r == AZO_OK && azoi_value_next(&rest, NULL, &call); i++) {
+        r = azoi_walk_tool(w, call, choice, whole ? i : -1);
     }
-    return r;
+    if (r != AZO_OK) {
+        return r;
+    }
+    c = azoi_chat_part_at(w->job, index, -1); /* the tool calls may have moved it */
+    r = azoi_walk_piece(w, v[4], &c->filter, AZO_EVENT_FILTER, choice);
+    return r == AZO_OK ? azoi_walk_piece(w, v[3], &c->finish, AZO_EVENT_FINISH, choice) : r;
 }
 
 /* Of the prompt: an array of {prompt_index, content_filter_results}; choice is -1 in their events. */
 static azo_result azoi_walk_prompt_filters(azoi_walk *w, azo_str filters) {
-    static const azo_str names[] = {{"content_filter_results", 22}, {"content_filter_result", 21}};
     azo_str rest = azoi_is(filters, '[') ? filters : azoi_view(NULL, 0);
     azo_str value;
-    azo_str v[2];
+    azo_str results;
     azo_result r = AZO_OK;
     while (r == AZO_OK && azoi_value_next(&rest, NULL, &value)) {
-        azoi_pick(value, names, 2, v);
-        azo_str results = v[0].ptr != NULL ? v[0] : v[1];
-        if (azoi_is(results, '{') && !azoi_walk_taken(w)) {
+        if (azoi_json_find(value, "content_filter_results", &results) && azoi_is(results, '{') && !azoi_walk_taken(w)) {
             azoi_buf_str(w->texts, results);
             r = azoi_span_set(w->job, &w->chat->prompt_filter, filters);
             r = r == AZO_OK ? azoi_walk_event(w, AZO_EVENT_FILTER, -1) : r;
@@ -10827,37 +9799,14 @@ static azo_result azoi_walk_prompt_filters(azoi_walk *w, azo_str filters) {
     return r;
 }
 
-static azo_result azoi_walk_usage(azoi_walk *w, azo_str usage) {
-    static const azo_str names[] = {{"prompt_tokens", 13}, {"completion_tokens", 17},
-                                    {"prompt_tokens_details", 21}, {"completion_tokens_details", 25}};
-    static const azo_str detail_names[] = {{"cached_tokens", 13}, {"reasoning_tokens", 16}};
-    azo_str v[4];
-    azo_str cached[2];
-    azo_str reasoning[2];
-    int64_t *counts = w->chat->counts;
-    if (!azoi_is(usage, '{') || azoi_walk_taken(w)) {
-        return AZO_OK;
-    }
-    azoi_pick(usage, names, 4, v);
-    azoi_pick(v[2], detail_names, 2, cached);
-    azoi_pick(v[3], detail_names, 2, reasoning);
-    counts[0] = azoi_count_of(v[0], counts[0]);
-    counts[1] = azoi_count_of(cached[0], counts[1]);
-    counts[2] = azoi_count_of(v[1], counts[2]);
-    counts[3] = azoi_count_of(reasoning[1], counts[3]);
-    azoi_buf_str(w->texts, usage);
-    azo_result r = azoi_span_set(w->job, &w->chat->usage, usage);
-    return r == AZO_OK ? azoi_walk_event(w, AZO_EVENT_USAGE, 0) : r;
-}
-
 /* id and model: the first that is not empty. */
 static azo_result azoi_walk_name(azoi_walk *w, azo_str value, azoi_span *span) {
     if (span->len > 0 || !azoi_is(value, '"') || value.len == 2) {
         return AZO_OK;
     }
     azoi_buf_clear(w->texts);
-    azoi_json_decode(w->texts, azoi_inside(value));
-    azo_result r = azoi_buf_failed(w->texts, &w->job->error, "The answer's name");
+    azoi_walk_put(w, value);
+    azo_result r = azoi_walk_failed(w);
     return r == AZO_OK ? azoi_span_set(w->job, span, azoi_buf_view(w->texts)) : r;
 }
 
@@ -10865,6 +9814,7 @@ static azo_result azoi_walk_chunk(azoi_walk *w) {
     static const azo_str names[] = {{"error", 5}, {"id", 2}, {"model", 5}, {"choices", 7}, {"usage", 5},
                                     {"prompt_filter_results", 21}, {"prompt_annotations", 18}};
     azo_str v[7];
+    azo_str value;
     azo_event event;
     azoi_pick(azoi_trim(w->chunk), names, 7, v);
     bool named_error = azoi_equal(azoi_buf_view(&w->chat->sse.name), "error") && v[3].ptr == NULL;
@@ -10874,8 +9824,11 @@ static azo_result azoi_walk_chunk(azoi_walk *w) {
     azo_result r = azoi_walk_name(w, v[1], &w->chat->id);
     r = r == AZO_OK ? azoi_walk_name(w, v[2], &w->chat->model) : r;
     r = r == AZO_OK ? azoi_walk_prompt_filters(w, v[5].ptr != NULL ? v[5] : v[6]) : r;
-    r = r == AZO_OK ? azoi_walk_choices(w, v[3]) : r;
-    r = r == AZO_OK ? azoi_walk_usage(w, v[4]) : r;
+    azo_str rest = azoi_is(v[3], '[') ? v[3] : azoi_view(NULL, 0);
+    for (int64_t i = 0; r == AZO_OK && azoi_value_next(&rest, NULL, &value); i++) {
+        r = azoi_walk_choice(w, value, i);
+    }
+    r = r == AZO_OK ? azoi_walk_piece(w, v[4], &w->chat->usage, AZO_EVENT_USAGE, 0) : r;
     if (r != AZO_OK || w->steps > 0 || azoi_walk_taken(w)) {
         return r;
     }
@@ -10886,15 +9839,9 @@ static azo_result azoi_walk_chunk(azoi_walk *w) {
 
 /* PENDING: paused; to be called again with the same text. */
 static azo_result azoi_chat_chunk(azo_request *job, azo_str text) {
-    size_t offset;
-    if (!azoi_json_check(text, &offset)) {
-        job->error.json_offset = offset;
-        return azoi_fail(&job->error, AZO_ERR_JSON, "The answer is malformed JSON, or nested deeper than %d levels "
-                         "(byte %zu of %zu). Report it to whoever runs the service or the gateway before it.",
-                         (int)AZO_MAX_JSON_DEPTH, offset, text.len);
-    }
     azoi_walk w = {job, (azoi_chat *)job->data, &job->client->decoded, text, 0};
-    azo_result r = azoi_walk_chunk(&w);
+    azo_result r = azoi_check_answer(job, text);
+    r = r == AZO_OK ? azoi_walk_chunk(&w) : r;
     if (r == AZO_OK) {
         w.chat->done = 0;
     }
@@ -10905,12 +9852,7 @@ static azo_result azoi_chat_chunk(azo_request *job, azo_str text) {
 
 static void azoi_chat_open(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
-    chat->choices = &chat->first;
-    chat->choice_cap = 1;
     chat->mode = job->ops->data != NULL ? AZOI_STREAM_UNKNOWN : AZOI_STREAM_WHOLE;
-    for (size_t i = 0; i < sizeof chat->counts / sizeof chat->counts[0]; i++) {
-        chat->counts[i] = -1;
-    }
     azoi_buf_init(&chat->arena, &job->allocator, SIZE_MAX / 2, false);
     azoi_sse_init(&chat->sse, &job->allocator, job->client->max_event);
 }
@@ -10918,25 +9860,20 @@ static void azoi_chat_open(azo_request *job) {
 static void azoi_chat_drop(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
     azoi_owned_free(chat->answer.owned);
-    if (chat->choices != &chat->first) {
-        azoi_free(&job->allocator, chat->choices, chat->choice_cap * sizeof *chat->choices);
-    }
-    azoi_free(&job->allocator, chat->tools, chat->tool_cap * sizeof *chat->tools);
+    azoi_free(&job->allocator, chat->parts, chat->cap * sizeof *chat->parts);
     azoi_buf_free(&chat->arena);
     azoi_sse_free(&chat->sse);
 }
 
 static void azoi_chat_restart(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
-    azoi_answer answer = chat->answer;
-    azo_event_fn on_event = chat->on_event;
-    void *user_data = chat->user_data;
+    azoi_chat old = *chat;
     azoi_chat_drop(job);
     memset(chat, 0, sizeof *chat);
-    chat->answer = answer;
+    chat->answer = old.answer;
     chat->answer.owned = NULL;
-    chat->on_event = on_event;
-    chat->user_data = user_data;
+    chat->on_event = old.on_event;
+    chat->user_data = old.user_data;
     azoi_chat_open(job);
 }
 
@@ -10961,56 +9898,38 @@ static bool azoi_is_done_mark(azo_str data) {
     return azoi_starts(azoi_trim(data), "[DONE]");
 }
 
-/* The line at line_at, which is made a text of its own. */
-static azo_str azoi_chat_line(azoi_chat *chat) {
-    char *line = chat->sse.data.data + chat->line_at;
-    line[chat->line_len] = '\0';
-    return azoi_view(line, chat->line_len);
-}
-
-/* Some gateways forget the blank line between two events, whose data is then joined to no JSON: each line is taken
- * for itself. */
-static azo_result azoi_chat_lines(azo_request *job) {
+/* The event that sse holds, or what a pause left of it. Some gateways forget the blank line between two events, whose
+ * data is then joined to no JSON: each line is taken for itself. */
+static azo_result azoi_chat_event(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
-    while (chat->line_at < chat->sse.data.len && !chat->ended) {
-        azo_str line = azoi_chat_line(chat);
+    azoi_buf *data = &chat->sse.data;
+    size_t offset;
+    while (data->len > 0 && !chat->ended) {
+        azo_str piece = azoi_buf_view(data);
+        size_t line = azoi_find(piece, '\n');
         azo_result r = AZO_OK;
-        if (azoi_is_done_mark(line)) {
-            chat->ended = true;
-        } else if (azoi_trim(line).len > 0) {
-            r = azoi_chat_chunk(job, line);
+        if (line < data->len && !azoi_json_check(piece, &offset)) {
+            piece.len = line;
         }
+        char behind = data->data[piece.len];
+        data->data[piece.len] = '\0';
+        if (azoi_is_done_mark(piece)) {
+            chat->ended = true;
+        } else if (azoi_trim(piece).len > 0) {
+            r = azoi_chat_chunk(job, piece);
+        }
+        if (r == AZO_ERR_CANCELLED) {
+            return r; /* the job may be gone */
+        }
+        data->data[piece.len] = behind;
         if (r != AZO_OK) {
             return r;
         }
-        chat->line_at += chat->line_len + 1;
-        chat->line_len = azoi_find(azoi_skip(azoi_buf_view(&chat->sse.data), chat->line_at), '\n');
+        azoi_buf_drop(data, piece.len + (piece.len < data->len ? 1 : 0));
     }
+    chat->in_event = false;
+    chat->got_event = true;
     return AZO_OK;
-}
-
-/* The event that sse holds, or what a pause left of it. */
-static azo_result azoi_chat_event(azo_request *job) {
-    azoi_chat *chat = (azoi_chat *)job->data;
-    azo_str data = azoi_buf_view(&chat->sse.data);
-    size_t offset;
-    azo_result r = AZO_OK;
-    if (!chat->by_line && azoi_is_done_mark(data)) {
-        chat->ended = true;
-    } else if (!chat->by_line && azoi_find(data, '\n') < data.len && !azoi_json_check(data, &offset)) {
-        chat->by_line = true;
-        chat->line_at = 0;
-        chat->line_len = azoi_find(data, '\n');
-    }
-    if (!chat->ended) {
-        r = chat->by_line ? azoi_chat_lines(job) : azoi_chat_chunk(job, data);
-    }
-    if (r == AZO_OK) {
-        chat->in_event = false;
-        chat->by_line = false;
-        chat->got_event = true;
-    }
-    return r;
 }
 
 static azo_result azoi_chat_data(azo_request *job, azo_str *piece) {
@@ -11022,14 +9941,11 @@ static azo_result azoi_chat_data(azo_request *job, azo_str *piece) {
         return azoi_stream_collect(job, piece);
     }
     while (!chat->ended) {
-        azo_result r = AZO_OK;
-        if (!chat->in_event) {
-            r = azoi_sse_feed(&chat->sse, piece, &job->error);
-            if (r != AZO_OK) {
-                return r == AZO_PENDING ? AZO_OK : r; /* used up */
-            }
-            chat->in_event = true;
+        azo_result r = chat->in_event ? AZO_OK : azoi_sse_feed(&chat->sse, piece, &job->error);
+        if (r != AZO_OK) {
+            return r == AZO_PENDING ? AZO_OK : r; /* used up */
         }
+        chat->in_event = true;
         r = azoi_chat_event(job);
         if (r != AZO_OK) {
             return r;
@@ -11047,39 +9963,37 @@ static azo_result azoi_chat_whole(azo_request *job) {
     if (!azoi_starts(azoi_trim(body), "{")) {
         return azoi_not_json(job);
     }
+    (void)azoi_buf_reserve(&chat->arena, body.len); /* once instead of often; a failure shows later */
     do {
         r = azoi_chat_chunk(job, body); /* a pause makes no sense any more: all is here */
     } while (r == AZO_PENDING);
-    if (r == AZO_OK && chat->choice_count == 0) {
+    if (r == AZO_OK && chat->count == 0) {
         return azoi_fail(&job->error, AZO_ERR_JSON, "The answer of %zu bytes has no choices. Check that the endpoint "
                          "is one for chat completions.", body.len);
     }
     return r;
 }
 
-static azo_result azoi_chat_event_to_end(azo_request *job) {
-    azo_result r;
-    do {
-        r = azoi_chat_event(job);
-    } while (r == AZO_PENDING);
-    return r;
-}
-
 /* An event without its blank line counts if it is whole. */
-static bool azoi_chat_last_event(azoi_chat *chat) {
+static azo_result azoi_chat_last_event(azo_request *job) {
+    azoi_chat *chat = (azoi_chat *)job->data;
     size_t offset;
-    if (chat->in_event || chat->ended || !azoi_sse_end(&chat->sse)) {
-        return chat->in_event;
+    azo_result r = AZO_OK;
+    if (!chat->in_event && !chat->ended && azoi_sse_end(&chat->sse)) {
+        azo_str data = azoi_buf_view(&chat->sse.data);
+        chat->in_event = azoi_is_done_mark(data) || azoi_json_check(data, &offset);
     }
-    azo_str data = azoi_buf_view(&chat->sse.data);
-    chat->in_event = azoi_is_done_mark(data) || azoi_json_check(data, &offset);
-    return chat->in_event;
+    while (chat->in_event && (r == AZO_OK || r == AZO_PENDING)) {
+        r = azoi_chat_event(job);
+    }
+    return r;
 }
 
 /* The end of a stream: in order if [DONE] came, or if every choice had come to its end. */
 static azo_result azoi_chat_stream_end(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
-    azo_result r = azoi_chat_last_event(chat) ? azoi_chat_event_to_end(job) : AZO_OK;
+    azo_result r = azoi_chat_last_event(job);
+    size_t open = 0;
     if (r != AZO_OK) {
         return r;
     }
@@ -11088,25 +10002,24 @@ static azo_result azoi_chat_stream_end(azo_request *job) {
                          "Check the endpoint, and what proxy or gateway stands before it.", job->spec.origin.host.ptr,
                          job->head.status);
     }
-    size_t open = 0;
-    for (size_t i = 0; i < chat->choice_count; i++) {
-        open += chat->choices[i].finish.room == 0 ? 1 : 0;
+    for (size_t i = 0; i < chat->count; i++) {
+        open += chat->parts[i].tool < 0 && chat->parts[i].finish.room == 0 ? 1 : 0;
     }
-    if (chat->choice_count == 0 || (open > 0 && !chat->ended)) {
-        return azoi_fail(&job->error, AZO_ERR_STREAM, "The stream ended early: %zu of %zu choices were not finished "
-                         "(HTTP %d). Ask again; what came is in the reply.", open, chat->choice_count,
-                         job->head.status);
+    if (chat->count == 0 || (open > 0 && !chat->ended)) {
+        return azoi_fail(&job->error, AZO_ERR_STREAM, "The stream ended early: %zu choices were not finished (HTTP "
+                         "%d). Ask again; what came is in the reply.", open, job->head.status);
     }
     return AZO_OK;
 }
 
 /* ---- chat: the reply ---- */
 
-/* The assistant's message as it is to be sent back. */
-static void azoi_chat_message_write(const azoi_chat *chat, azoi_chat_choice *choice, azoi_buf *b) {
+/* The assistant's message as it is to be sent back; its tool calls follow the choice. Returns how many there are. */
+static size_t azoi_chat_message_write(const azoi_chat *chat, azoi_chat_part *choice, azoi_buf *b) {
     const azoi_buf *arena = &chat->arena;
     azo_str text = azoi_span_view(arena, &choice->text);
-    bool first = true;
+    const azoi_chat_part *tool = choice + 1;
+    const azoi_chat_part *end = chat->parts + chat->count;
     choice->message.at = b->len;
     azoi_buf_puts(b, "{\"role\":\"assistant\",\"content\":");
     if (text.ptr != NULL) {
@@ -11118,131 +10031,110 @@ static void azoi_chat_message_write(const azoi_chat *chat, azoi_chat_choice *cho
         azoi_buf_puts(b, ",\"refusal\":");
         azoi_json_quote(b, azoi_span_view(arena, &choice->refusal));
     }
-    for (size_t i = 0; i < chat->tool_count; i++) {
-        const azoi_chat_tool *tool = &chat->tools[i];
-        if (tool->choice != choice->index) {
-            continue;
-        }
-        azoi_buf_puts(b, first ? ",\"tool_calls\":[{\"id\":" : ",{\"id\":");
+    for (; tool < end && tool->tool >= 0; tool++) {
+        azoi_buf_puts(b, tool == choice + 1 ? ",\"tool_calls\":[{\"id\":" : ",{\"id\":");
         azoi_json_quote(b, azoi_span_view(arena, &tool->id));
         azoi_buf_puts(b, tool->custom ? ",\"type\":\"custom\",\"custom\":{\"name\":"
                                       : ",\"type\":\"function\",\"function\":{\"name\":");
         azoi_json_quote(b, azoi_span_view(arena, &tool->name));
         azoi_buf_puts(b, tool->custom ? ",\"input\":" : ",\"arguments\":");
-        azoi_json_quote(b, azoi_span_view(arena, &tool->arguments));
+        azoi_json_quote(b, azoi_span_view(arena, &tool->text));
         azoi_buf_puts(b, "}}");
-        first = false;
     }
-    azoi_buf_puts(b, first ? "}" : "]}");
+    azoi_buf_puts(b, tool == choice + 1 ? "}" : "]}");
     choice->message.len = b->len - choice->message.at;
     choice->message.room = 1;
+    return (size_t)(tool - choice) - 1;
 }
 
-/* What the texts of the reply need, with their NULs; the messages lie in `messages`. */
-static size_t azoi_chat_size(const azoi_chat *chat, const azoi_buf *messages) {
-    const azoi_span *const singles[] = {&chat->id, &chat->model, &chat->prompt_filter, &chat->usage};
-    size_t size = messages->len + chat->choice_count;
-    for (size_t i = 0; i < sizeof singles / sizeof singles[0]; i++) {
-        size += singles[i]->len + 1;
-    }
-    for (size_t i = 0; i < chat->choice_count; i++) {
-        const azoi_chat_choice *c = &chat->choices[i];
-        size += c->text.len + c->refusal.len + c->finish.len + c->filter.len + 4;
-    }
-    for (size_t i = 0; i < chat->tool_count; i++) {
-        const azoi_chat_tool *t = &chat->tools[i];
-        size += t->id.len + t->name.len + t->arguments.len + 3;
-    }
-    return size;
-}
-
-static void azoi_chat_reply_choices(const azoi_chat *chat, const azoi_buf *messages, azoi_owned *o,
+static void azoi_chat_reply_choices(const azoi_chat *chat, const azoi_buf *messages, size_t count, azoi_owned *o,
                                     azo_chat_reply *reply) {
     const azoi_buf *arena = &chat->arena;
-    azo_choice *choices = (azo_choice *)(void *)(reply + 1);
-    azo_tool_call *calls = (azo_tool_call *)(void *)(choices + chat->choice_count);
-    size_t used = 0;
-    for (size_t i = 0; i < chat->choice_count; i++) {
-        const azoi_chat_choice *c = &chat->choices[i];
-        choices[i].text = azoi_owned_put(o, azoi_span_view(arena, &c->text));
-        choices[i].refusal = azoi_owned_put(o, azoi_span_view(arena, &c->refusal));
-        choices[i].finish_reason = azoi_owned_put(o, azoi_span_view(arena, &c->finish));
-        choices[i].filter_json = azoi_owned_put(o, azoi_span_view(arena, &c->filter));
-        choices[i].message_json = azoi_owned_put(o, azoi_span_view(messages, &c->message));
-        choices[i].tool_calls = calls + used;
-        for (; used < chat->tool_count && chat->tools[used].choice == c->index; used++) {
-            const azoi_chat_tool *t = &chat->tools[used];
-            calls[used].id = azoi_owned_put(o, azoi_span_view(arena, &t->id));
-            calls[used].name = azoi_owned_put(o, azoi_span_view(arena, &t->name));
-            calls[used].arguments = azoi_owned_put(o, azoi_span_view(arena, &t->arguments));
-            choices[i].tool_call_count++;
+    azo_choice *choice = (azo_choice *)(void *)(reply + 1);
+    azo_tool_call *call = (azo_tool_call *)(void *)(choice + count);
+    reply->choices = choice;
+    reply->choice_count = count;
+    for (size_t i = 0; i < chat->count; i++) {
+        const azoi_chat_part *p = &chat->parts[i];
+        if (p->tool >= 0) {
+            call->id = azoi_owned_put(o, azoi_span_view(arena, &p->id));
+            call->name = azoi_owned_put(o, azoi_span_view(arena, &p->name));
+            call->arguments = azoi_owned_put(o, azoi_span_view(arena, &p->text));
+            choice[-1].tool_call_count++;
+            call++;
+            continue;
         }
+        choice->text = azoi_owned_put(o, azoi_span_view(arena, &p->text));
+        choice->refusal = azoi_owned_put(o, azoi_span_view(arena, &p->refusal));
+        choice->finish_reason = azoi_owned_put(o, azoi_span_view(arena, &p->finish));
+        choice->filter_json = azoi_owned_put(o, azoi_span_view(arena, &p->filter));
+        choice->message_json = azoi_owned_put(o, azoi_span_view(messages, &p->message));
+        choice->tool_calls = call;
+        choice++;
     }
-    reply->choices = choices;
-    reply->choice_count = chat->choice_count;
-    if (chat->choice_count > 0) {
-        reply->text = choices[0].text;
-        reply->refusal = choices[0].refusal;
-        reply->finish_reason = choices[0].finish_reason;
-        reply->message_json = choices[0].message_json;
-        reply->tool_calls = choices[0].tool_calls;
-        reply->tool_call_count = choices[0].tool_call_count;
+    if (count > 0) {
+        const azo_choice *first = reply->choices;
+        reply->text = first->text;
+        reply->refusal = first->refusal;
+        reply->finish_reason = first->finish_reason;
+        reply->message_json = first->message_json;
+        reply->tool_calls = first->tool_calls;
+        reply->tool_call_count = first->tool_call_count;
     }
+}
+
+/* usage.name, or usage.name.detail; -1 where the service did not say. */
+static int64_t azoi_usage_count(azo_str usage, const char *name, const char *detail) {
+    azo_str value;
+    bool found = azoi_json_find(usage, name, &value) && (detail == NULL || azoi_json_find(value, detail, &value));
+    return found ? azoi_count_of(value, -1) : -1;
+}
+
+static void azoi_chat_reply_rest(const azoi_chat *chat, azoi_owned *o, azo_chat_reply *reply) {
+    const azoi_buf *arena = &chat->arena;
+    azo_str usage = azoi_owned_put(o, azoi_span_view(arena, &chat->usage));
+    reply->id = azoi_owned_put(o, azoi_span_view(arena, &chat->id));
+    reply->model = azoi_owned_put(o, azoi_span_view(arena, &chat->model));
+    reply->prompt_filter_json = azoi_owned_put(o, azoi_span_view(arena, &chat->prompt_filter));
+    reply->usage_json = usage;
+    reply->prompt_tokens = azoi_usage_count(usage, "prompt_tokens", NULL);
+    reply->cached_tokens = azoi_usage_count(usage, "prompt_tokens_details", "cached_tokens");
+    reply->completion_tokens = azoi_usage_count(usage, "completion_tokens", NULL);
+    reply->reasoning_tokens = azoi_usage_count(usage, "completion_tokens_details", "reasoning_tokens");
 }
 
 /* Puts all that came into a block of its own; also what came before a failure. The client may be closed. */
 static azo_result azoi_chat_seal(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
-    azoi_buf local;
-    azoi_buf *messages = job->client != NULL ? &job->client->decoded : &local;
-    azoi_buf_init(&local, &job->allocator, SIZE_MAX / 2, false);
+    azoi_buf *messages = job->client != NULL ? &job->client->decoded : &chat->sse.data;
+    size_t choices = 0;
+    size_t calls = 0;
     azoi_buf_clear(messages);
-    for (size_t i = 0; i < chat->choice_count; i++) {
-        azoi_chat_message_write(chat, &chat->choices[i], messages);
+    for (size_t i = 0; i < chat->count; i++) {
+        if (chat->parts[i].tool < 0) {
+            calls += azoi_chat_message_write(chat, &chat->parts[i], messages);
+            choices++;
+        }
     }
-    size_t tables = sizeof(azo_chat_reply) + chat->choice_count * sizeof(azo_choice) +
-                    chat->tool_count * sizeof(azo_tool_call);
-    azoi_owned *o = messages->failed == AZO_OK ? azoi_owned_new(job, tables, azoi_chat_size(chat, messages)) : NULL;
+    size_t tables = sizeof(azo_chat_reply) + choices * sizeof(azo_choice) + calls * sizeof(azo_tool_call);
+    size_t texts = chat->total + messages->len + 5 * chat->count + 4; /* with the NULs */
+    azoi_owned *o = messages->failed == AZO_OK ? azoi_owned_new(job, tables, texts) : NULL;
     if (o != NULL) {
         azo_chat_reply *reply = (azo_chat_reply *)azoi_owned_reply(o);
-        azoi_chat_reply_choices(chat, messages, o, reply);
         reply->owned = o;
-        reply->id = azoi_owned_put(o, azoi_span_view(&chat->arena, &chat->id));
-        reply->model = azoi_owned_put(o, azoi_span_view(&chat->arena, &chat->model));
-        reply->prompt_filter_json = azoi_owned_put(o, azoi_span_view(&chat->arena, &chat->prompt_filter));
-        reply->usage_json = azoi_owned_put(o, azoi_span_view(&chat->arena, &chat->usage));
-        reply->prompt_tokens = chat->counts[0];
-        reply->cached_tokens = chat->counts[1];
-        reply->completion_tokens = chat->counts[2];
-        reply->reasoning_tokens = chat->counts[3];
+        azoi_chat_reply_choices(chat, messages, choices, o, reply);
+        azoi_chat_reply_rest(chat, o, reply);
         azoi_owned_http(o, job, job->body.len > 0, &reply->http);
     }
     azoi_buf_slim(messages);
-    azoi_buf_free(&local);
     chat->answer.owned = o;
     return o != NULL ? AZO_OK : azoi_memory(&job->error);
 }
 
 static azo_result azoi_chat_end(azo_request *job) {
-    azoi_chat *chat = (azoi_chat *)job->data;
-    bool whole = chat->mode == AZOI_STREAM_WHOLE;
-    if (!whole || chat->on_event != NULL) {
-        azo_result streamed = whole ? azoi_chat_whole(job) : azoi_chat_stream_end(job);
-        return streamed == AZO_OK ? azoi_chat_seal(job) : streamed;
-    }
-    /* Without a callback nobody else needs the scratch buffer now: it saves an allocation. */
-    azoi_buf own = chat->arena;
-    chat->arena = job->client->scratch;
-    azoi_buf_clear(&chat->arena);
-    azo_result r = azoi_chat_whole(job);
-    r = r == AZO_OK ? azoi_chat_seal(job) : r;
-    job->client->scratch = chat->arena;
-    azoi_buf_slim(&job->client->scratch);
-    chat->arena = own;
-    if (r != AZO_OK) {
-        azoi_chat_restart(job); /* what was understood of it lay there */
-    }
-    return r;
+    bool whole = ((azoi_chat *)job->data)->mode == AZOI_STREAM_WHOLE;
+    azo_result r = whole ? azoi_chat_whole(job) : azoi_chat_stream_end(job);
+    return r == AZO_OK ? azoi_chat_seal(job) : r;
 }
 
 static const azoi_job_ops azoi_chat_ops = {
@@ -11253,40 +10145,20 @@ static const azoi_job_ops azoi_chat_stream_ops = {
     AZOI_KIND_CHAT, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_chat_restart, azoi_chat_data,
     azoi_chat_end,  azoi_refused,        NULL,           azoi_chat_drop};
 
-static azo_result azoi_chat_draft(azoi_draft *d, azo_client *client, const azo_chat_desc *desc, azo_request **out,
-                                  azo_error *err) {
-    bool stream = desc->stream || desc->on_event != NULL;
-    azo_result r = azoi_draft_open(d, client, &desc->call, desc->deployment, true, err);
-    if (r == AZO_OK) {
-        azoi_draft_target(d, true, azo_s("/chat/completions"), azoi_view(NULL, 0));
-        r = azoi_draft_headers(d, "application/json", stream ? "text/event-stream" : "application/json");
-    }
-    r = r == AZO_OK ? azoi_chat_write(d, desc, stream) : r;
-    if (r != AZO_OK) {
-        return r;
-    }
-    azoi_job_spec spec;
-    memset(&spec, 0, sizeof spec);
-    spec.ops = stream ? &azoi_chat_stream_ops : &azoi_chat_ops;
-    spec.method = azo_s("POST");
-    spec.has_body = true;
-    spec.data_size = sizeof(azoi_chat);
-    r = azoi_draft_send(d, &spec, out);
+AZO_API azo_result azo_chat_begin(azo_client *client, const azo_chat_desc *desc, azo_request **out, azo_error *err) {
+    azoi_draft d;
+    azo_result r = azoi_may_begin(client, desc, out, err);
+    bool stream = r == AZO_OK && (desc->stream || desc->on_event != NULL);
+    r = r == AZO_OK ? azoi_draft_open(&d, client, &desc->call, desc->deployment, true, err) : r;
+    r = r == AZO_OK ? azoi_draft_post(&d, "/chat/completions", stream ? "text/event-stream" : "application/json") : r;
+    r = r == AZO_OK ? azoi_chat_write(&d, desc, stream) : r;
+    r = r == AZO_OK
+            ? azoi_draft_send_post(&d, stream ? &azoi_chat_stream_ops : &azoi_chat_ops, sizeof(azoi_chat), out) : r;
     if (r == AZO_OK) {
         azoi_chat *chat = (azoi_chat *)(*out)->data;
         chat->on_event = desc->on_event;
         chat->user_data = desc->user_data;
         azoi_chat_open(*out);
-    }
-    return r;
-}
-
-AZO_API azo_result azo_chat_begin(azo_client *client, const azo_chat_desc *desc, azo_request **out, azo_error *err) {
-    azoi_draft d;
-    azo_result r = azoi_may_begin(client, desc, out, err);
-    if (r == AZO_OK) {
-        r = azoi_chat_draft(&d, client, desc, out, err);
-        azoi_buf_slim(&client->scratch);
     }
     return r;
 }
@@ -11314,157 +10186,87 @@ AZO_API void azo_chat_reply_free(azo_chat_reply *reply) {
     }
 }
 
-/* ---- embeddings ----
- *
- * A reply is megabytes of numbers, so it is read in one pass without tokens: what is of interest is entered, all else
- * skipped, and everything is checked by that. */
+/* ---- embeddings ---- */
 
-typedef struct azoi_rows {
-    azo_request *job;
-    azoi_embed *embed;
-    azo_str text;
-    size_t at;
-    char *seen;   /* one byte for each row */
-    size_t found;
-} azoi_rows;
-
-static azo_result azoi_rows_bad(azoi_rows *rows, const char *what) {
-    if (rows->job->error.code == AZO_OK) {
-        rows->job->error.json_offset = rows->at;
-    }
-    return azoi_fail(&rows->job->error, AZO_ERR_JSON, "The embeddings in the answer %s (byte %zu of %zu). Report it to "
-                     "whoever runs the service or the gateway before it.", what, rows->at, rows->text.len);
-}
-
-static azo_result azoi_rows_malformed(azoi_rows *rows) {
-    return azoi_rows_bad(rows, "are malformed JSON");
-}
-
-/* To the next value of the container that was entered. 1: at it; 0: behind the container; -1: malformed. With `key`
- * it is an object. */
-static int azoi_rows_next(azoi_rows *rows, bool *first, azo_str *key) {
-    azoi_json_space(rows->text, &rows->at);
-    if (azoi_json_take(rows->text, &rows->at, key != NULL ? '}' : ']')) {
-        return 0;
-    }
-    if (!*first && !azoi_json_take(rows->text, &rows->at, ',')) {
-        return -1;
-    }
-    *first = false;
-    azoi_json_space(rows->text, &rows->at);
-    if (key == NULL) {
-        return 1;
-    }
-    size_t start = rows->at + 1;
-    if (!azoi_json_scan_string(rows->text, &rows->at)) {
-        return -1;
-    }
-    *key = azoi_view(rows->text.ptr + start, rows->at - start - 1);
-    azoi_json_space(rows->text, &rows->at);
-    if (!azoi_json_take(rows->text, &rows->at, ':')) {
-        return -1;
-    }
-    azoi_json_space(rows->text, &rows->at);
-    return 1;
+static azo_result azoi_row_bad(azo_request *job, int64_t row, const char *what) {
+    return azoi_fail(&job->error, AZO_ERR_JSON, "An embedding in the answer %s (row %lld of %zu). Report it to whoever "
+                     "runs the service or the gateway before it.", what, (long long)row,
+                     ((azoi_embed *)job->data)->count);
 }
 
 /* The first row decides about the dimensions; then there must be room for all. */
-static azo_result azoi_rows_room(azoi_rows *rows, size_t dimensions) {
-    azoi_embed *embed = rows->embed;
+static azo_result azoi_row_room(azo_request *job, int64_t row, size_t dimensions) {
+    azoi_embed *embed = (azoi_embed *)job->data;
     size_t floats;
-    if (dimensions == 0) {
-        return azoi_rows_bad(rows, "have no dimensions");
+    if (dimensions == 0 || (embed->dimensions != 0 && dimensions != embed->dimensions)) {
+        return azoi_row_bad(job, row, dimensions == 0 ? "is empty" : "differs in length");
     }
     if (embed->dimensions != 0) {
-        return dimensions == embed->dimensions ? AZO_OK : azoi_rows_bad(rows, "differ in length");
+        return AZO_OK;
     }
     if (!azoi_product(dimensions, embed->count, &floats) || floats > SIZE_MAX / sizeof(float)) {
-        return azoi_memory(&rows->job->error);
+        return azoi_memory(&job->error);
     }
     if (embed->vectors == NULL) {
-        embed->vectors = (float *)azoi_resize(&rows->job->allocator, NULL, 0, floats * sizeof(float));
+        embed->vectors = (float *)azoi_resize(&job->allocator, NULL, 0, floats * sizeof(float));
         if (embed->vectors == NULL) {
-            return azoi_memory(&rows->job->error);
+            return azoi_memory(&job->error);
         }
         embed->own_size = floats * sizeof(float);
-    } else if (embed->own_size == 0 && floats > embed->vector_cap) {
-        return azoi_fail(&rows->job->error, AZO_ERR_LIMIT, "The vectors are %zu floats (%zu x %zu), but vector_cap is "
-                         "%zu. Give room for that many, or ask for fewer dimensions.", floats, embed->count, dimensions,
+    } else if (floats > embed->vector_cap) {
+        return azoi_fail(&job->error, AZO_ERR_LIMIT, "The vectors are %zu floats (%zu x %zu), but vector_cap is %zu. "
+                         "Give room for that many, or ask for fewer dimensions.", floats, embed->count, dimensions,
                          embed->vector_cap);
     }
     embed->dimensions = dimensions;
     return AZO_OK;
 }
 
-static azo_result azoi_row_numbers(azoi_rows *rows, size_t row) {
-    azo_str text = rows->text;
-    if (rows->embed->dimensions == 0) {
-        azo_str array = azoi_skip(text, rows->at);
-        size_t count = 1;
-        array.len = azoi_find(array, ']');
-        for (size_t i = 0; i < array.len; i++) {
-            count += array.ptr[i] == ',' ? 1 : 0;
-        }
-        azo_result r = azoi_rows_room(rows, count);
-        if (r != AZO_OK) {
-            return r;
-        }
-    }
-    size_t dimensions = rows->embed->dimensions;
-    float *out = rows->embed->vectors + row * dimensions;
-    bool first = true;
+static azo_result azoi_row_numbers(azo_request *job, int64_t row, azo_str array) {
+    azoi_embed *embed = (azoi_embed *)job->data;
+    azo_str rest = array;
+    azo_str value;
+    double number;
     size_t count = 0;
-    rows->at++;
-    for (;;) {
-        double value;
-        int more = azoi_rows_next(rows, &first, NULL);
-        size_t start = rows->at;
-        if (more == 0) {
-            return count == dimensions ? AZO_OK : azoi_rows_bad(rows, "differ in length");
-        }
-        if (more < 0 || !azoi_json_scan_number(text, &rows->at) ||
-            !azoi_parse_double(azoi_view(text.ptr + start, rows->at - start), &value) || value > 3.4028234e38 ||
-            value < -3.4028234e38) {
-            return azoi_rows_malformed(rows);
-        }
-        if (count == dimensions) {
-            return azoi_rows_bad(rows, "differ in length");
-        }
-        out[count] = (float)value;
+    while (azoi_value_next(&rest, NULL, &value)) {
         count++;
     }
+    azo_result r = azoi_row_room(job, row, count);
+    if (r != AZO_OK) {
+        return r;
+    }
+    float *out = embed->vectors + (size_t)row * count;
+    for (rest = array; azoi_value_next(&rest, NULL, &value); out++) {
+        if (!azoi_parse_double(value, &number) || number > (double)FLT_MAX || number < -(double)FLT_MAX) {
+            return azoi_row_bad(job, row, "holds something that is no number");
+        }
+        *out = (float)number;
+    }
+    return AZO_OK;
 }
 
 /* Base64 of little-endian IEEE 754 singles. */
-static azo_result azoi_row_base64(azoi_rows *rows, size_t row) {
-    size_t start = rows->at + 1;
-    if (!azoi_json_scan_string(rows->text, &rows->at)) {
-        return azoi_rows_malformed(rows);
-    }
-    azo_str text = azoi_view(rows->text.ptr + start, rows->at - start - 1);
+static azo_result azoi_row_base64(azo_request *job, int64_t row, azo_str text) {
+    azoi_embed *embed = (azoi_embed *)job->data;
     if (azoi_find(text, '\\') < text.len) { /* some write / as \/ */
-        azoi_buf *decoded = &rows->job->client->decoded;
+        azoi_buf *decoded = &job->client->decoded;
         azoi_buf_clear(decoded);
         azoi_json_decode(decoded, text);
-        azo_result r = azoi_buf_failed(decoded, &rows->job->error, "An embedding");
-        if (r != AZO_OK) {
-            return r;
-        }
         text = azoi_buf_view(decoded);
     }
     while (azoi_ends(text, "=")) {
         text.len--;
     }
-    azo_result r = azoi_rows_room(rows, text.len / 16 * 3 + text.len % 16 * 3 / 16);
+    size_t dimensions = text.len / 16 * 3 + text.len % 16 * 3 / 16;
+    azo_result r = azoi_row_room(job, row, dimensions);
     if (r != AZO_OK) {
         return r;
     }
-    size_t dimensions = rows->embed->dimensions;
-    float *out = rows->embed->vectors + row * dimensions;
+    float *out = embed->vectors + (size_t)row * dimensions;
     unsigned char *bytes = (unsigned char *)out;
     size_t len;
     if (!azoi_base64_decode(text, bytes, dimensions * 4, &len) || len != dimensions * 4) {
-        return azoi_rows_bad(rows, "are malformed base64");
+        return azoi_row_bad(job, row, "is malformed base64");
     }
     for (size_t i = 0; i < dimensions; i++) {
         const unsigned char *b = bytes + 4 * i;
@@ -11474,109 +10276,48 @@ static azo_result azoi_row_base64(azoi_rows *rows, size_t row) {
     return AZO_OK;
 }
 
-static azo_result azoi_row_read(azoi_rows *rows, uint64_t row) {
-    if (row >= rows->embed->count) {
-        return azoi_rows_bad(rows, "have an index that is too large");
+/* {"index": 1, "embedding": ...}; the position counts where there is no index. */
+static azo_result azoi_row(azo_request *job, azo_str value, int64_t position, char *seen) {
+    static const azo_str names[] = {{"index", 5}, {"embedding", 9}};
+    azo_str v[2];
+    azoi_pick(value, names, 2, v);
+    int64_t row = azoi_count_of(v[0], position);
+    if (row < 0 || (uint64_t)row >= ((azoi_embed *)job->data)->count || seen[row] != 0) {
+        return azoi_row_bad(job, row, "has an index that is too large or comes twice");
     }
-    if (rows->seen[row] != 0) {
-        return azoi_rows_bad(rows, "have an index twice");
+    seen[row] = 1;
+    if (azoi_is(v[1], '[')) {
+        return azoi_row_numbers(job, row, v[1]);
     }
-    rows->seen[row] = 1;
-    rows->found++;
-    if (azoi_starts(azoi_skip(rows->text, rows->at), "[")) {
-        return azoi_row_numbers(rows, (size_t)row);
-    }
-    return azoi_row_base64(rows, (size_t)row);
+    return azoi_is(v[1], '"') ? azoi_row_base64(job, row, azoi_inside(v[1])) : azoi_row_bad(job, row, "is missing");
 }
 
-/* {"index": 1, "embedding": ...}; the position counts where there is no index. The index is looked for first, since
- * the row goes where it says; it usually stands before the numbers. */
-static azo_result azoi_row(azoi_rows *rows, uint64_t position) {
-    bool first = true;
-    azo_str key;
-    azo_str index;
-    int more;
-    if (azoi_json_find(azoi_skip(rows->text, rows->at), "index", &index)) {
-        uint64_t number;
-        position = azoi_parse_u64(index, &number) ? number : position;
-    }
-    if (!azoi_json_take(rows->text, &rows->at, '{')) {
-        return azoi_rows_malformed(rows);
-    }
-    while ((more = azoi_rows_next(rows, &first, &key)) > 0) {
-        if (azoi_equal(key, "embedding")) {
-            azo_result r = azoi_row_read(rows, position);
-            if (r != AZO_OK) {
-                return r;
-            }
-        } else if (!azoi_json_skip(rows->text, &rows->at)) {
-            return azoi_rows_malformed(rows);
-        }
-    }
-    return more < 0 ? azoi_rows_malformed(rows) : AZO_OK;
-}
-
-static azo_result azoi_rows_data(azoi_rows *rows) {
-    bool first = true;
-    uint64_t position = 0;
-    int more;
-    if (!azoi_json_take(rows->text, &rows->at, '[')) {
-        return azoi_rows_bad(rows, "are no array");
-    }
-    while ((more = azoi_rows_next(rows, &first, NULL)) > 0) {
-        azo_result r = azoi_row(rows, position);
-        if (r != AZO_OK) {
-            return r;
-        }
-        position++;
-    }
-    return more < 0 ? azoi_rows_malformed(rows) : AZO_OK;
-}
-
-static azo_result azoi_rows_member(azoi_rows *rows, azo_str key) {
-    size_t start = rows->at;
-    if (azoi_equal(key, "data")) {
-        return azoi_rows_data(rows);
-    }
-    if (!azoi_json_skip(rows->text, &rows->at)) {
-        return azoi_rows_malformed(rows);
-    }
-    azo_str value = azoi_view(rows->text.ptr + start, rows->at - start);
+static azo_result azoi_embed_read(azo_request *job, azo_str body, char *seen) {
+    static const azo_str names[] = {{"error", 5}, {"data", 4}, {"usage", 5}};
+    azoi_embed *embed = (azoi_embed *)job->data;
+    azo_str v[3];
     azo_str tokens;
-    uint64_t count;
-    if (azoi_equal(key, "usage") && azoi_json_find(value, "prompt_tokens", &tokens) &&
-        azoi_parse_u64(tokens, &count) && count <= INT64_MAX) {
-        rows->embed->prompt_tokens = (int64_t)count;
+    azo_str value;
+    int64_t found = 0;
+    azo_result r = azoi_check_answer(job, body);
+    if (r != AZO_OK) {
+        return r;
     }
-    if (azoi_equal(key, "error") && !azoi_equal(value, "null")) {
-        return azoi_refuse(rows->job, 0, rows->text);
+    azoi_pick(azoi_trim(body), names, 3, v);
+    if (v[0].ptr != NULL) {
+        return azoi_refuse(job, 0, body);
     }
-    return AZO_OK;
-}
-
-static azo_result azoi_rows_read(azoi_rows *rows) {
-    bool first = true;
-    azo_str key;
-    int more;
-    azoi_json_space(rows->text, &rows->at);
-    if (!azoi_json_take(rows->text, &rows->at, '{')) {
-        return azoi_rows_malformed(rows);
+    azo_str rest = azoi_is(v[1], '[') ? v[1] : azoi_view(NULL, 0);
+    for (; r == AZO_OK && azoi_value_next(&rest, NULL, &value); found++) {
+        r = azoi_row(job, value, found, seen);
     }
-    while ((more = azoi_rows_next(rows, &first, &key)) > 0) {
-        azo_result r = azoi_rows_member(rows, key);
-        if (r != AZO_OK) {
-            return r;
-        }
+    (void)azoi_json_find(v[2], "prompt_tokens", &tokens);
+    embed->prompt_tokens = azoi_count_of(tokens, -1);
+    if (r == AZO_OK && (uint64_t)found != embed->count) {
+        return azoi_fail(&job->error, AZO_ERR_JSON, "The answer has vectors for %lld of %zu inputs. Report it to "
+                         "whoever runs the service or the gateway before it.", (long long)found, embed->count);
     }
-    azoi_json_space(rows->text, &rows->at);
-    if (more < 0 || rows->at != rows->text.len) {
-        return azoi_rows_malformed(rows);
-    }
-    if (rows->found != rows->embed->count) {
-        return azoi_fail(&rows->job->error, AZO_ERR_JSON, "The answer has vectors for %zu of %zu inputs. Report it to "
-                         "whoever runs the service or the gateway before it.", rows->found, rows->embed->count);
-    }
-    return AZO_OK;
+    return r;
 }
 
 static azo_result azoi_embed_seal(azo_request *job) {
@@ -11595,7 +10336,6 @@ static azo_result azoi_embed_seal(azo_request *job) {
         if (embed->own_size > 0) {
             o->vectors = embed->vectors;
             o->vectors_size = embed->own_size;
-            embed->vectors = NULL;
             embed->own_size = 0;
         }
     }
@@ -11607,23 +10347,22 @@ static azo_result azoi_embed_seal(azo_request *job) {
 static azo_result azoi_embed_end(azo_request *job) {
     azoi_embed *embed = (azoi_embed *)job->data;
     azoi_buf *scratch = &job->client->scratch;
-    azoi_rows rows = {job, embed, azoi_buf_view(&job->body), 0, NULL, 0};
-    if (!azoi_starts(azoi_trim(rows.text), "{")) {
+    azo_str body = azoi_buf_view(&job->body);
+    if (!azoi_starts(azoi_trim(body), "{")) {
         return azoi_not_json(job);
     }
     azoi_buf_clear(scratch);
     if (!azoi_buf_reserve(scratch, embed->count)) {
         return azoi_memory(&job->error);
     }
-    rows.seen = scratch->data;
-    memset(rows.seen, 0, embed->count);
-    azo_result r = azoi_rows_read(&rows);
+    memset(scratch->data, 0, embed->count);
+    azo_result r = azoi_embed_read(job, body, scratch->data);
     azoi_buf_slim(scratch);
     embed->whole = r == AZO_OK;
     return r == AZO_OK ? azoi_embed_seal(job) : r;
 }
 
-/* The caller's vectors are forgotten in neither case. */
+/* The caller's vectors are kept. */
 static void azoi_embed_restart(azo_request *job) {
     azoi_embed *embed = (azoi_embed *)job->data;
     if (embed->own_size > 0) {
@@ -11631,7 +10370,6 @@ static void azoi_embed_restart(azo_request *job) {
         embed->vectors = NULL;
         embed->own_size = 0;
     }
-    embed->whole = false;
     embed->dimensions = 0;
     embed->prompt_tokens = -1;
 }
@@ -11649,10 +10387,9 @@ static azo_result azoi_embed_write(azoi_draft *d, const azo_embed_desc *desc) {
     azoi_writer w = azoi_write_open(d, desc->extra_json);
     azoi_forbid_extra(&w, "stream");
     azoi_field(&w, "input");
-    for (size_t i = 0; i < desc->input_count && desc->inputs != NULL; i++) {
+    for (size_t i = 0; i < desc->input_count; i++) {
         if (desc->inputs[i].ptr == NULL) {
             azoi_write_fail(&w, azoi_fail(d->error, AZO_ERR_ARGUMENT, "inputs[%zu] is NULL. Give a text.", i));
-            break;
         }
         azoi_buf_char(w.out, i == 0 ? '[' : ',');
         azoi_json_quote(w.out, desc->inputs[i]);
@@ -11663,44 +10400,23 @@ static azo_result azoi_embed_write(azoi_draft *d, const azo_embed_desc *desc) {
     return azoi_write_close(&w, d);
 }
 
-static azo_result azoi_embed_draft(azoi_draft *d, azo_client *client, const azo_embed_desc *desc, azo_request **out,
-                                   azo_error *err) {
-    if (desc->input_count == 0 || desc->inputs == NULL) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The call has no inputs (input_count %zu). Give at least one text.",
-                         desc->input_count);
+AZO_API azo_result azo_embed_begin(azo_client *client, const azo_embed_desc *desc, azo_request **out, azo_error *err) {
+    azoi_draft d;
+    azo_result r = azoi_may_begin(client, desc, out, err);
+    if (r == AZO_OK && (desc->input_count == 0 || desc->inputs == NULL)) {
+        r = azoi_fail(err, AZO_ERR_ARGUMENT, "The call has no inputs (input_count %zu). Give at least one text.",
+                      desc->input_count);
     }
-    azo_result r = azoi_draft_open(d, client, &desc->call, desc->deployment, true, err);
-    if (r == AZO_OK) {
-        azoi_draft_target(d, true, azo_s("/embeddings"), azoi_view(NULL, 0));
-        r = azoi_draft_headers(d, "application/json", "application/json");
-    }
-    r = r == AZO_OK ? azoi_embed_write(d, desc) : r;
-    if (r != AZO_OK) {
-        return r;
-    }
-    azoi_job_spec spec;
-    memset(&spec, 0, sizeof spec);
-    spec.ops = &azoi_embed_ops;
-    spec.method = azo_s("POST");
-    spec.has_body = true;
-    spec.data_size = sizeof(azoi_embed);
-    r = azoi_draft_send(d, &spec, out);
+    r = r == AZO_OK ? azoi_draft_open(&d, client, &desc->call, desc->deployment, true, err) : r;
+    r = r == AZO_OK ? azoi_draft_post(&d, "/embeddings", "application/json") : r;
+    r = r == AZO_OK ? azoi_embed_write(&d, desc) : r;
+    r = r == AZO_OK ? azoi_draft_send_post(&d, &azoi_embed_ops, sizeof(azoi_embed), out) : r;
     if (r == AZO_OK) {
         azoi_embed *embed = (azoi_embed *)(*out)->data;
         embed->count = desc->input_count;
         embed->vectors = desc->vectors;
         embed->vector_cap = desc->vectors != NULL ? desc->vector_cap : 0;
         embed->prompt_tokens = -1;
-    }
-    return r;
-}
-
-AZO_API azo_result azo_embed_begin(azo_client *client, const azo_embed_desc *desc, azo_request **out, azo_error *err) {
-    azoi_draft d;
-    azo_result r = azoi_may_begin(client, desc, out, err);
-    if (r == AZO_OK) {
-        r = azoi_embed_draft(&d, client, desc, out, err);
-        azoi_buf_slim(&client->scratch);
     }
     return r;
 }
@@ -11898,7 +10614,7 @@ static void azoi_raw_spec(const azo_raw_desc *desc, azo_str method, azoi_job_spe
     spec->ops = desc->on_event != NULL ? &azoi_raw_events_ops : desc->on_body != NULL ? &azoi_raw_sink_ops
                                                                                       : &azoi_raw_ops;
     spec->method = method;
-    spec->has_body = desc->body != NULL || desc->read_body != NULL || azoi_one_of(method, "POST PUT PATCH");
+    spec->has_body = desc->body != NULL || desc->read_body != NULL || azoi_one_of(method, "POST|PUT|PATCH");
     spec->read_body = desc->read_body;
     spec->read_user_data = desc->read_user_data;
     spec->body_borrowed = desc->body_borrowed;
@@ -11909,45 +10625,35 @@ static void azoi_raw_spec(const azo_raw_desc *desc, azo_str method, azoi_job_spe
     }
 }
 
-static azo_result azoi_raw_draft(azoi_draft *d, azo_client *client, const azo_raw_desc *desc, azo_request **out,
-                                 azo_error *err) {
-    bool sends = desc->body != NULL || desc->read_body != NULL;
-    azo_str method = azo_s(desc->method != NULL ? desc->method : sends ? "POST" : "GET");
-    azo_str query = azo_s(desc->query != NULL ? desc->query : "");
-    if (azoi_starts(query, "?") || azoi_starts(query, "&")) {
-        query = azoi_skip(query, 1);
-    }
-    azo_result r = azoi_raw_check(desc, method, query, err);
-    r = r == AZO_OK ? azoi_draft_open(d, client, &desc->call, desc->deployment, false, err) : r;
-    if (r == AZO_OK) {
-        azoi_draft_target(d, azoi_given_text(desc->deployment), azo_s(desc->path), query);
-        r = azoi_draft_headers(d, !sends ? NULL : desc->content_type != NULL ? desc->content_type : "application/json",
-                               desc->accept != NULL     ? desc->accept
-                               : desc->on_event != NULL ? "text/event-stream"
-                                                        : "application/json");
-    }
+AZO_API azo_result azo_raw_begin(azo_client *client, const azo_raw_desc *desc, azo_request **out, azo_error *err) {
+    azoi_draft d;
+    azoi_job_spec spec;
+    azo_result r = azoi_may_begin(client, desc, out, err);
     if (r != AZO_OK) {
         return r;
     }
-    azoi_job_spec spec;
+    bool sends = desc->body != NULL || desc->read_body != NULL;
+    azo_str method = azo_s(desc->method != NULL ? desc->method : sends ? "POST" : "GET");
+    azo_str query = azo_s(desc->query != NULL ? desc->query : "");
+    query = azoi_skip(query, azoi_starts(query, "?") ? 1 : 0);
+    r = azoi_raw_check(desc, method, query, err);
+    r = r == AZO_OK ? azoi_draft_open(&d, client, &desc->call, desc->deployment, false, err) : r;
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_draft_target(&d, azoi_given_text(desc->deployment), azo_s(desc->path), query);
+    r = azoi_draft_headers(&d, !sends ? NULL : desc->content_type != NULL ? desc->content_type : "application/json",
+                           desc->accept != NULL     ? desc->accept
+                           : desc->on_event != NULL ? "text/event-stream"
+                                                    : "application/json");
     azoi_raw_spec(desc, method, &spec);
-    r = azoi_draft_send(d, &spec, out);
+    r = r == AZO_OK ? azoi_draft_send(&d, &spec, out) : r;
     if (r == AZO_OK) {
         azoi_raw *raw = (azoi_raw *)(*out)->data;
         raw->on_body = desc->on_body;
         raw->on_event = desc->on_event;
         raw->user_data = desc->user_data;
         azoi_raw_restart(*out);
-    }
-    return r;
-}
-
-AZO_API azo_result azo_raw_begin(azo_client *client, const azo_raw_desc *desc, azo_request **out, azo_error *err) {
-    azoi_draft d;
-    azo_result r = azoi_may_begin(client, desc, out, err);
-    if (r == AZO_OK) {
-        r = azoi_raw_draft(&d, client, desc, out, err);
-        azoi_buf_slim(&client->scratch);
     }
     return r;
 }
@@ -12012,7 +10718,7 @@ static azo_str azoi_client_scope(azo_client *c) {
     }
     if (azoi_draft_open(&d, c, &none, NULL, false, NULL) != AZO_OK) {
         d.host.len = 0; /* no endpoint: the public cloud's */
-        d.dated = c->api_version.len > 0 && !azoi_one_of(azoi_buf_view(&c->api_version), "v1 preview latest");
+        d.dated = c->api_version.len > 0 && !azoi_one_of(azoi_buf_view(&c->api_version), "v1|preview|latest");
     }
     return azo_s(azoi_scope_for(azoi_draft_view(&d, d.host), d.dated));
 }

@@ -543,23 +543,20 @@ static void test_half_filled_hooks(void **state) {
     azo_client_desc desc;
     memset(&desc, 0, sizeof desc);
     desc.transport.connect = no_connect;
-    refuses(&desc, "open is missing");
+    refuses(&desc, "(1 of 6 functions)");
     memset(&desc, 0, sizeof desc);
     desc.transport.poll = azoi_socket_poll;
-    refuses(&desc, "open is missing");
+    refuses(&desc, "(0 of 6 functions)");
     memset(&desc, 0, sizeof desc);
     desc.clock.monotonic_ms = fixed_time;
-    refuses(&desc, "unix_seconds is missing");
+    refuses(&desc, "(1 of 2 functions)");
     memset(&desc, 0, sizeof desc);
     desc.clock.unix_seconds = fixed_time;
-    refuses(&desc, "monotonic_ms is missing");
+    refuses(&desc, "(1 of 2 functions)");
     memset(&desc, 0, sizeof desc);
     desc.ca_file = "some.pem";
     desc.ca_pem = azo_s("-----BEGIN CERTIFICATE-----");
     refuses(&desc, "ca_file and ca_pem");
-    memset(&desc, 0, sizeof desc);
-    desc.ca_pem = azo_s("no certificate");
-    refuses(&desc, "ca_pem holds no certificate");
 }
 
 static void test_clock_and_jitter(void **state) {
@@ -573,15 +570,9 @@ static void test_clock_and_jitter(void **state) {
     assert_int_equal(azoi_net_unix(&c->net), 42);
     uint32_t all = 0;
     for (int i = 0; i < 100; i++) {
-        uint32_t one = azoi_net_random(&c->net);
-        assert_int_not_equal(one, 0);
-        all |= one;
+        all |= azoi_net_random(&c->net);
     }
     assert_int_equal(all, 0xffffffff);
-    for (uint32_t seed = 0; seed < 1000; seed++) {
-        azoi_net_stir(&c->net, c->net.jitter ^ seed);
-        assert_int_not_equal(c->net.jitter, 0);
-    }
     client_free(c);
 }
 
@@ -591,36 +582,30 @@ static void test_log_lines(void **state) {
     char text[10000];
     azoi_log(&c->net, AZO_LOG_INFO, "%d\r\n%s", 1, "two\x1b[0m");
     assert_string_equal(c->log, "1  two?[0m\n");
-    for (size_t size = 230; size < 260; size++) {
-        clear_log(c);
-        memset(text, 'x', size);
-        text[size] = '\0';
-        azoi_log(&c->net, AZO_LOG_INFO, "%s", text);
-        assert_int_equal(c->log_len, size + 1);
-    }
     clear_log(c);
     memset(text, 'x', sizeof text - 1);
     text[sizeof text - 1] = '\0';
     azoi_log(&c->net, AZO_LOG_INFO, "%s", text);
-    assert_true(c->log_len > 8000 && c->log_len < sizeof text);
-    clear_log(c);
-    fail_from_now(c);
-    azoi_buf_free(&c->net.log_line);
-    azoi_log(&c->net, AZO_LOG_INFO, "lost");
-    assert_int_equal(c->log_len, 0);
+    assert_int_equal(c->log_len, 1024); /* cut, with its line end */
     c->net.logger.line = NULL;
     azoi_log(&c->net, AZO_LOG_INFO, "nobody listens");
-    c->memory.fail_at = 0;
     client_free(c);
 }
 
 static void test_hook_results(void **state) {
     (void)state;
-    assert_int_equal(azoi_result_of(AZO_ERR_RESOLVE, AZO_ERR_CONNECT), AZO_ERR_RESOLVE);
-    assert_int_equal(azoi_result_of(AZO_OK, AZO_ERR_CONNECT), AZO_ERR_CONNECT);
-    assert_int_equal(azoi_result_of(AZO_PENDING, AZO_ERR_CONNECT), AZO_ERR_CONNECT);
-    assert_int_equal(azoi_result_of(-7, AZO_ERR_CONNECT), AZO_ERR_CONNECT);
-    assert_int_equal(azoi_result_of(70000, AZO_ERR_CLOSED), AZO_ERR_CLOSED);
+    static const struct {
+        ptrdiff_t answer;
+        azo_result code;
+    } cases[] = {{AZO_ERR_RESOLVE, AZO_ERR_RESOLVE}, {AZO_OK, AZO_ERR_CONNECT}, {AZO_PENDING, AZO_ERR_CONNECT},
+                 {-7, AZO_ERR_CONNECT},              {70000, AZO_ERR_CONNECT}};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        azoi_stream s;
+        errno = EIO;
+        azoi_stream_note(&s, cases[i].answer, AZO_ERR_CONNECT);
+        assert_int_equal(s.failed, cases[i].code);
+        assert_int_equal(s.failed_errno, EIO);
+    }
 }
 
 /* ---- sockets ---- */
@@ -646,7 +631,7 @@ static void test_plain_stream(void **state) {
     assert_true(c->stream.ended && !c->stream.cut);
     assert_int_equal(c->error.code, AZO_OK);
     assert_true(logged(c, "* resolving localhost\n"));
-    assert_true(logged(c, "* connected to 127.0.0.1 port") || logged(c, "* connected to ::1 port"));
+    assert_true(logged(c, "* connected to localhost port"));
     peer_stop(&p);
     client_free(c);
 }
@@ -713,8 +698,8 @@ static void test_refused(void **state) {
     check_error(c, AZO_ERR_CONNECT, "localhost does not answer on port");
     assert_non_null(strstr(c->error.message, "refused"));
     assert_int_equal(c->error.sys_errno, ECONNREFUSED);
-    assert_null(c->net.addresses); /* to be looked up again */
-    assert_true(logged(c, "* no connection to 127.0.0.1 port"));
+    assert_int_equal(c->net.known[0].count, 0); /* to be looked up again */
+    assert_true(logged(c, "* no connection to localhost port"));
     client_free(c);
 }
 
@@ -725,7 +710,7 @@ static void test_unresolvable(void **state) {
     host[sizeof host - 1] = '\0';
     client *c = client_trusting(NULL);
     assert_int_equal(client_connect(c, host, 443), AZO_ERR_RESOLVE);
-    check_error(c, AZO_ERR_RESOLVE, "does not resolve (getaddrinfo -");
+    check_error(c, AZO_ERR_RESOLVE, "does not resolve (resolver code -");
     assert_int_not_equal(c->error.sys_errno, 0);
     azoi_stream_close(&c->stream);
     client_free(c);
@@ -752,102 +737,96 @@ static void test_addresses_are_kept(void **state) {
         }
         peer_stop(&p);
     }
-    assert_non_null(c->net.addresses);
-    assert_non_null(c->net.addresses->next);
-    assert_null(c->net.addresses->next->next);
-    assert_int_equal(c->net.addresses->users, 0);
+    assert_int_equal(c->net.next_known, 2);
     client_free(c);
 }
 
 static void test_address_order(void **state) {
     (void)state;
-    static const char *const cases[][2] = {{"444666", "012345"}, {"6644", "0213"}, {"4", "0"}, {"66", "01"},
-                                           {"64", "01"}, {"46", "10"}, {"4464", "2013"}, {"64666", "01234"}};
+    static const char *const cases[][2] = {{"444666", "304152"}, {"6644", "0213"}, {"4", "0"}, {"66", "01"},
+                                           {"64", "01"}, {"46", "10"}, {"4464", "2013"}, {"64666", "01234"},
+                                           {"", ""}, {"4444444444", "01234567"}, {"x4", "1"}};
     /* The first string lists families; the second says which are asked for, in which order. */
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct addrinfo list[8];
+        struct addrinfo list[10];
+        azoi_address in[10];
+        azoi_address out[AZOI_MAX_ADDRESSES];
         size_t count = strlen(cases[i][0]);
-        bool seen[8] = {false};
         memset(list, 0, sizeof list);
+        memset(in, 0, sizeof in);
         for (size_t k = 0; k < count; k++) {
-            list[k].ai_family = cases[i][0][k] == '6' ? AF_INET6 : AF_INET;
+            char family = cases[i][0][k];
+            in[k].v4.sin_port = (in_port_t)k;
+            list[k].ai_family = in[k].any.sa_family = family == '6' ? AF_INET6 : family == '4' ? AF_INET : AF_UNIX;
+            list[k].ai_addr = &in[k].any;
             list[k].ai_next = k + 1 < count ? &list[k + 1] : NULL;
         }
-        for (size_t k = 0; k < count; k++) {
-            const struct addrinfo *a = azoi_address_at(list, k);
-            assert_non_null(a);
-            size_t at = (size_t)(a - list);
-            assert_false(seen[at]);
-            seen[at] = true;
-            if (i > 0) {
-                assert_int_equal(at, cases[i][1][k] - '0');
-            } else {
-                assert_int_equal(a->ai_family == AF_INET6, k % 2 == 0);
-            }
+        size_t expected = strlen(cases[i][1]);
+        assert_int_equal(azoi_addresses_sort(count > 0 ? list : NULL, out), expected);
+        for (size_t k = 0; k < expected; k++) {
+            assert_int_equal(out[k].v4.sin_port, cases[i][1][k] - '0');
         }
-        assert_null(azoi_address_at(list, count));
-        assert_null(azoi_address_at(list, count + 1));
     }
 }
 
 static void test_winner_goes_first(void **state) {
     (void)state;
-    azoi_addresses known;
-    azoi_socket s;
-    static const size_t orders[][4] = {{0, 1, 2, 3}, {1, 0, 2, 3}, {2, 0, 1, 3}, {3, 0, 1, 2}};
-    memset(&known, 0, sizeof known);
-    memset(&s, 0, sizeof s);
-    s.addresses = &known;
-    for (known.winner = 0; known.winner < 4; known.winner++) {
-        for (s.tried = 0; s.tried < 4; s.tried++) {
-            assert_int_equal(azoi_socket_next(&s), orders[known.winner][s.tried]);
+    static const uint16_t orders[][4] = {{0, 1, 2, 3}, {1, 0, 2, 3}, {2, 0, 1, 3}, {3, 0, 1, 2}};
+    client *c = client_trusting(NULL);
+    for (size_t winner = 0; winner < 4; winner++) {
+        azoi_socket s;
+        memset(&s, 0, sizeof s);
+        s.host = "four.test";
+        s.port = 4;
+        s.fd[0] = -1;
+        s.fd[1] = -1;
+        for (s.count = 0; s.count < 4; s.count++) {
+            s.list[s.count].v4.sin_port = (in_port_t)s.count;
         }
+        s.to[1] = winner;
+        azoi_socket_settle(&s, &c->net, 1, 0);
+        for (size_t i = 0; i < 4; i++) {
+            assert_int_equal(c->net.known[0].list[i].v4.sin_port, orders[winner][i]);
+        }
+        assert_int_equal(c->net.known[0].count, 4);
+        assert_int_equal(c->net.next_known, 1);
     }
+    client_free(c);
 }
 
 /* Puts two loopback addresses under one name: the ports differ. */
-static void name_two(client *c, struct addrinfo *list[2], uint16_t first, uint16_t second) {
-    azoi_addresses *known = (azoi_addresses *)azoi_alloc(&c->memory.hook, sizeof *known);
-    assert_non_null(known);
-    assert_int_equal(azoi_lookup("127.0.0.1", first, &list[0]), 0);
-    assert_int_equal(azoi_lookup("127.0.0.1", second, &list[1]), 0);
-    list[0]->ai_next = list[1];
-    known->list = list[0];
-    known->block_size = sizeof *known;
-    known->host = "two.test";
-    known->port = 1;
-    known->users = 1; /* this test's */
-    c->net.addresses = known;
+static void name_two(client *c, uint16_t first, uint16_t second) {
+    azoi_socket s;
+    memset(&s, 0, sizeof s);
+    s.host = "two.test";
+    s.port = 1;
+    for (s.count = 0; s.count < 2; s.count++) {
+        s.list[s.count].v4.sin_family = AF_INET;
+        s.list[s.count].v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        s.list[s.count].v4.sin_port = htons(s.count == 0 ? first : second);
+    }
+    azoi_socket_keep_addresses(&s, &c->net);
 }
 
-static void forget_two(client *c, struct addrinfo *list[2]) {
-    azoi_addresses *known = c->net.addresses;
-    list[0]->ai_next = NULL;
-    freeaddrinfo(list[0]);
-    freeaddrinfo(list[1]);
-    c->net.addresses = NULL;
-    azoi_free(&c->memory.hook, known, known->block_size);
+static uint16_t first_port(const client *c) {
+    return ntohs(c->net.known[0].list[0].v4.sin_port);
 }
 
 static void test_second_address_after_failure(void **state) {
     (void)state;
     peer p;
-    struct addrinfo *list[2];
     peer_start(&p, HANG_UP);
     client *c = client_trusting(NULL);
-    name_two(c, list, closed_port(), p.port);
+    name_two(c, closed_port(), p.port);
     assert_int_equal(client_connect(c, "two.test", 1), AZO_OK);
-    assert_int_equal(c->net.addresses->winner, 1);
-    assert_int_equal(c->net.addresses->users, 1);
+    assert_int_equal(first_port(c), p.port);
     client_write(c, "x", 1);
     azoi_stream_close(&c->stream);
     peer_stop(&p);
-    /* The winner goes first; when it is gone too, both are tried and the list is stale. */
+    /* The winner goes first; when it is gone too, both are tried and the list is forgotten. */
     assert_int_equal(client_connect(c, "two.test", 1), AZO_ERR_CONNECT);
-    assert_true(c->net.addresses->stale);
-    assert_int_equal(c->net.addresses->winner, 0);
+    assert_int_equal(c->net.known[0].count, 0);
     azoi_stream_close(&c->stream);
-    forget_two(c, list);
     client_free(c);
 }
 
@@ -855,13 +834,12 @@ static void test_second_address_after_failure(void **state) {
 static void test_second_address_after_silence(void **state) {
     (void)state;
     peer p;
-    struct addrinfo *list[2];
     int pair[2];
     azo_watch watches[4];
     int32_t timeout = -1;
     peer_start(&p, HANG_UP);
     client *c = client_trusting(NULL);
-    name_two(c, list, closed_port(), p.port);
+    name_two(c, closed_port(), p.port);
     assert_int_equal(azoi_stream_open(&c->stream, &c->net, "two.test", 1, 9, &c->error), AZO_OK);
     assert_int_equal(azoi_stream_watch(&c->stream, 0, watches, 4, &timeout), 0);
     assert_int_equal(timeout, 0); /* it wants to be called */
@@ -893,7 +871,7 @@ static void test_second_address_after_silence(void **state) {
     assert_int_equal(r, AZO_OK);
     assert_true(now_ms() - began >= AZOI_STAGGER_MS - 1);
     assert_int_equal(fcntl(pair[0], F_GETFD), -1); /* the loser is closed */
-    assert_int_equal(c->net.addresses->winner, 1);
+    assert_int_equal(first_port(c), p.port);
     timeout = -1;
     assert_int_equal(azoi_stream_watch(&c->stream, AZO_POLL_IN, watches, 4, &timeout), 1);
     assert_int_equal(timeout, -1);
@@ -901,7 +879,6 @@ static void test_second_address_after_silence(void **state) {
     client_write(c, "x", 1);
     close(pair[1]);
     azoi_stream_close(&c->stream);
-    forget_two(c, list);
     peer_stop(&p);
     client_free(c);
 }
@@ -915,7 +892,7 @@ static void test_ipv6(void **state) {
     }
     client *c = client_trusting(NULL);
     assert_int_equal(client_connect(c, "::1", port), AZO_OK);
-    assert_true(logged(c, "* connected to ::1 port"));
+    assert_true(logged(c, "* connected to ::1 port") && logged(c, "by IPv6"));
     client_free(c);
     close(fd);
 }
@@ -944,8 +921,8 @@ static void test_poll_hook(void **state) {
             close(pairs[3][1]);
         }
         int ready = azoi_socket_poll(set, count, 1000, &c->net);
-        assert_int_equal(ready, round == 2 ? 3 + MANY - 16 : 3);
-        assert_int_equal(set[0].events, 0);
+        assert_int_equal(ready, round == 2 ? MANY : 3); /* without memory all may be ready */
+        assert_int_equal(set[0].events, round == 2 ? AZO_POLL_IN : 0);
         assert_int_equal(set[1].events, AZO_POLL_OUT);
         assert_int_equal(set[2].events, AZO_POLL_IN);
         assert_true((set[3].events & AZO_POLL_IN) != 0);
@@ -1039,7 +1016,10 @@ static void test_names(void **state) {
         }
         client_free(c);
     }
-    static const char *const refused[] = {"", "x:y", ":::1"};
+    char too_long[300];
+    memset(too_long, 'x', sizeof too_long - 1);
+    too_long[sizeof too_long - 1] = '\0';
+    const char *const refused[] = {"", "x:y", ":::1", too_long};
     for (size_t i = 0; i < COUNT(refused); i++) {
         client *c = client_trusting("ca.pem");
         assert_int_equal(client_tls(c, refused[i], s.port), AZO_ERR_ARGUMENT);
@@ -1134,7 +1114,7 @@ static void test_close_notify(void **state) {
     assert_int_equal(client_tls(c, "localhost", s.port), AZO_OK);
     a.fail_recv = true;
     assert_int_equal(azoi_stream_read(&c->stream, &byte, 1), AZO_ERR_TIMEOUT);
-    check_error(c, AZO_ERR_TIMEOUT, "broke while receiving (errno 5)");
+    check_error(c, AZO_ERR_TIMEOUT, "broke while receiving (errno 5");
     assert_int_equal(c->error.sys_errno, EIO);
     before = a.sends;
     azoi_stream_close(&c->stream); /* broken: nothing is said any more */
@@ -1216,6 +1196,14 @@ static void test_server_without_sessions(void **state) {
     server_stop(&s);
 }
 
+static size_t session_count(const client *c) {
+    size_t count = 0;
+    for (size_t i = 0; i < AZOI_MAX_KNOWN; i++) {
+        count += c->net.known[i].has_session;
+    }
+    return count;
+}
+
 /* Restarted, the server has other ticket keys. */
 static void test_session_that_is_refused(void **state) {
     (void)state;
@@ -1224,11 +1212,13 @@ static void test_session_that_is_refused(void **state) {
     assert_int_equal(client_tls(c, "localhost", s.port), AZO_OK);
     check_page(c);
     azoi_stream_close(&c->stream);
-    assert_non_null(c->net.sessions);
+    assert_true(session_count(c) > 0);
     server_stop(&s);
     s = server_start("server", "-www");
-    for (azoi_session *session = c->net.sessions; session != NULL; session = session->next) {
-        session->port = s.port;
+    for (size_t i = 0; i < AZOI_MAX_KNOWN; i++) {
+        if (c->net.known[i].has_session) {
+            c->net.known[i].port = s.port;
+        }
     }
     clear_log(c);
     assert_int_equal(client_tls(c, "localhost", s.port), AZO_OK);
@@ -1236,14 +1226,6 @@ static void test_session_that_is_refused(void **state) {
     check_page(c);
     client_free(c);
     server_stop(&s);
-}
-
-static size_t session_count(const client *c) {
-    size_t count = 0;
-    for (const azoi_session *session = c->net.sessions; session != NULL; session = session->next) {
-        count++;
-    }
-    return count;
 }
 
 static void test_session_cap(void **state) {
@@ -1255,7 +1237,8 @@ static void test_session_cap(void **state) {
         snprintf(host, sizeof host, "h%d.openai.azure.test", i);
         assert_int_equal(client_tls(c, host, s.port), AZO_OK);
         azoi_stream_close(&c->stream);
-        assert_int_equal(session_count(c), i < 8 ? i + 1 : 8);
+        /* One of the places may be that of the address that all of them have. */
+        assert_in_range(session_count(c), i + 1 < AZOI_MAX_KNOWN ? i + 1 : AZOI_MAX_KNOWN - 1, AZOI_MAX_KNOWN);
     }
     client_free(c);
     server_stop(&s);
@@ -1273,7 +1256,7 @@ static void check_hostile(const char *cert, const char *trusted, uint32_t flag, 
             assert_int_equal(c->error.tls_verify_flags & flag, flag);
             assert_true(c->error.tls_code < 0);
             assert_int_equal(c->error.who, AZO_WHO_MACHINE);
-            assert_null(c->net.sessions);
+            assert_int_equal(session_count(c), 0);
             azoi_stream_close(&c->stream);
         }
         client_free(c);
@@ -1376,7 +1359,7 @@ static void test_roots_from_memory(void **state) {
     desc.ca_pem = azo_s("-----BEGIN CERTIFICATE-----\nbm90IGE=\n-----END CERTIFICATE-----\n");
     c = client_new(&desc);
     assert_int_equal(client_tls(c, "localhost", s.port), AZO_ERR_TRUST_STORE);
-    check_error(c, AZO_ERR_TRUST_STORE, "ca_pem holds no readable certificate");
+    check_error(c, AZO_ERR_TRUST_STORE, "in azo_client_desc.ca_pem (errno 0)");
     client_free(c);
     server_stop(&s);
 }
@@ -1386,18 +1369,18 @@ static void test_trust_store_that_is_none(void **state) {
     server s = server_start("server", "-www");
     client *c = client_trusting("no_such_file.pem");
     assert_int_equal(client_tls(c, "localhost", s.port), AZO_ERR_TRUST_STORE);
-    check_error(c, AZO_ERR_TRUST_STORE, "no_such_file.pem cannot be read (errno 2)");
+    check_error(c, AZO_ERR_TRUST_STORE, "no_such_file.pem (errno 2)");
     assert_int_equal(c->error.sys_errno, ENOENT);
     client_free(c);
 
     c = client_trusting("."); /* a directory */
     assert_int_equal(client_tls(c, "localhost", s.port), AZO_ERR_TRUST_STORE);
-    check_error(c, AZO_ERR_TRUST_STORE, "cannot be read (errno 21)");
+    check_error(c, AZO_ERR_TRUST_STORE, ". (errno 21)");
     client_free(c);
 
     c = client_trusting("server.key");
     assert_int_equal(client_tls(c, "localhost", s.port), AZO_ERR_TRUST_STORE);
-    check_error(c, AZO_ERR_TRUST_STORE, "holds no root certificates");
+    check_error(c, AZO_ERR_TRUST_STORE, "server.key (errno 0)");
     client_free(c);
     server_stop(&s);
 }
@@ -1410,7 +1393,7 @@ static void test_usual_places(void **state) {
     if (r == AZO_ERR_TRUST_STORE) {
         check_error(c, r, "/etc/ssl/certs/ca-certificates.crt");
         assert_non_null(strstr(c->error.message, "/usr/local/etc/ssl/cert.pem"));
-        assert_non_null(strstr(c->error.message, "SSL_CERT_FILE."));
+        assert_non_null(strstr(c->error.message, "SSL_CERT_FILE"));
     } else {
         check_error(c, AZO_ERR_TLS_VERIFY, "is not trusted");
     }
@@ -1439,18 +1422,29 @@ static void test_ssl_cert_file(void **state) {
 static int scan(azoi_scan *z, const mbedtls_x509_crt *chain, const char *text, size_t len, size_t step) {
     memset(z, 0, sizeof *z);
     z->chain = chain;
-    z->mode = AZOI_SCAN_MARK;
     mbedtls_x509_crt_init(&z->found);
-    for (size_t at = 0; at < len; at += step) {
-        char *piece = (char *)malloc(step); /* of its own, so that a sanitizer sees any overrun */
-        size_t size = len - at < step ? len - at : step;
-        assert_non_null(piece);
-        memcpy(piece, text + at, size);
-        azoi_scan_feed(z, piece, size);
-        free(piece);
+    for (size_t at = 0, size; at < len; at += size) {
+        size_t room = sizeof z->text - z->len;
+        size = len - at < step ? len - at : step;
+        size = size < room ? size : room;
+        assert_true(size > 0);
+        memcpy(z->text + z->len, text + at, size);
+        azoi_scan_added(z, size);
     }
     int found = z->found_count;
     mbedtls_x509_crt_free(&z->found);
+
+    /* The same in one piece, of exactly its size, so that a sanitizer sees any overrun. */
+    char *whole = (char *)malloc(len > 0 ? len : 1);
+    assert_non_null(whole);
+    memcpy(whole, text, len);
+    memset(z, 0, sizeof *z);
+    z->chain = chain;
+    mbedtls_x509_crt_init(&z->found);
+    azoi_scan_text(z, azoi_view(whole, len));
+    assert_int_equal(z->found_count, found);
+    mbedtls_x509_crt_free(&z->found);
+    free(whole);
     return found;
 }
 
@@ -1556,47 +1550,37 @@ static void test_scan_of_odd_text(void **state) {
 
 static void test_der_is_not_trusted(void **state) {
     (void)state;
-    size_t len, from, to;
+    size_t len;
+    azo_str subject;
     char *pem = read_cert("ca.pem", &len);
+    unsigned char *der = (unsigned char *)calloc(1, AZOI_MAX_DER); /* of its own, so that a sanitizer sees overruns */
     mbedtls_x509_crt crt;
+    assert_non_null(der);
     parse_first(&crt, pem);
-    assert_int_equal(azoi_der_subject(crt.raw.p, crt.raw.len, &from, &to), AZOI_DER_OK);
-    assert_int_equal(to - from, crt.subject_raw.len);
-    assert_memory_equal(crt.raw.p + from, crt.subject_raw.p, to - from);
-    size_t end = to;
+    memcpy(der, crt.raw.p, crt.raw.len);
+    assert_true(azoi_der_subject(der, crt.raw.len, &subject));
+    assert_int_equal(subject.len, crt.subject_raw.len);
+    assert_memory_equal(subject.ptr, crt.subject_raw.p, subject.len);
+    size_t end = (size_t)((const unsigned char *)subject.ptr - der) + subject.len;
     for (size_t cut = 0; cut < crt.raw.len; cut++) {
-        unsigned char *copy = (unsigned char *)malloc(cut + 1);
-        assert_non_null(copy);
-        memcpy(copy, crt.raw.p, cut);
-        unsigned char *exact = (unsigned char *)realloc(copy, cut > 0 ? cut : 1);
-        assert_int_equal(azoi_der_subject(exact, cut, &from, &to), cut < end ? AZOI_DER_MORE : AZOI_DER_OK);
-        free(exact);
+        memcpy(der, crt.raw.p, cut);
+        memset(der + cut, 0x30, AZOI_MAX_DER - cut); /* what an earlier one may have left behind */
+        assert_int_equal(azoi_der_subject(der, cut, &subject), cut >= end);
     }
     /* Every byte replaced by every value: never beyond the end. */
-    unsigned char *copy = (unsigned char *)malloc(end);
-    assert_non_null(copy);
     for (size_t i = 0; i < end; i++) {
         for (unsigned value = 0; value < 256; value++) {
-            memcpy(copy, crt.raw.p, end);
-            copy[i] = (unsigned char)value;
-            if (azoi_der_subject(copy, end, &from, &to) == AZOI_DER_OK) {
-                assert_true(from < to && to <= end);
+            memcpy(der, crt.raw.p, end);
+            der[i] = (unsigned char)value;
+            if (azoi_der_subject(der, end, &subject)) {
+                assert_true(subject.ptr >= (const char *)der);
+                assert_true(subject.ptr + subject.len <= (const char *)der + end);
             }
         }
     }
-    free(copy);
+    free(der);
     mbedtls_x509_crt_free(&crt);
     free(pem);
-}
-
-static void test_names_alike(void **state) {
-    (void)state;
-    static const unsigned char a[] = {0x0c, 3, 'A', 'b', 'c'};
-    static const unsigned char b[] = {0x13, 3, 'a', 'B', 'C'};
-    static const unsigned char c[] = {0x13, 3, 'a', 'B', 'd'};
-    assert_true(azoi_names_alike(a, 5, b, 5));
-    assert_false(azoi_names_alike(b, 5, c, 5));
-    assert_false(azoi_names_alike(a, 5, b, 4));
 }
 
 /* ---- handshakes that fail ---- */
@@ -1613,12 +1597,12 @@ static void check_peer(behaviour what, azo_result code, const char *part) {
 
 static void test_plain_http(void **state) {
     (void)state;
-    check_peer(SAY_HTTP, AZO_ERR_TLS, "in plain HTTP, not TLS");
+    check_peer(SAY_HTTP, AZO_ERR_TLS, "is not TLS");
 }
 
 static void test_noise(void **state) {
     (void)state;
-    check_peer(SAY_NOISE, AZO_ERR_TLS, "Check host and port");
+    check_peer(SAY_NOISE, AZO_ERR_TLS, "is not TLS");
 }
 
 static void test_hang_up(void **state) {
@@ -1664,7 +1648,7 @@ static void test_alerts(void **state) {
 #if HAS_TLS13
     check_alert("-www -tls1_3 -Verify 1", "client certificate");
 #else
-    check_alert("-www -tls1_3", "the only version of this mbedTLS");
+    check_alert("-www -tls1_3", "shares no TLS version (1.2");
 #endif
 }
 
@@ -1673,9 +1657,7 @@ static void test_old_version(void **state) {
     server s = server_start("server", "-www -tls1_1 -cipher DEFAULT@SECLEVEL=0");
     client *c = client_trusting("ca.pem");
     assert_int_equal(client_tls(c, "localhost", s.port), AZO_ERR_TLS);
-    check_error(c, AZO_ERR_TLS, "TLS 1.2");
-    assert_true(c->error.tls_code == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE ||
-                azoi_tls_is_version_error(c->error.tls_code));
+    check_error(c, AZO_ERR_TLS, "TLS version (1.2");
     client_free(c);
     server_stop(&s);
 }
@@ -1709,7 +1691,7 @@ static void test_verify_sentences(void **state) {
         assert_int_equal(c->error.tls_verify_flags, (uint32_t)1 << bit);
     }
     for (int alert = -1; alert < 256; alert++) {
-        const char *advice = azoi_alert_advice(alert);
+        const char *advice = azoi_tls_advice(MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE, alert);
         assert_true(strlen(advice) > 20 && strlen(advice) < 200);
         assert_int_equal(advice[strlen(advice) - 1], '.');
     }
@@ -1719,8 +1701,9 @@ static void test_verify_sentences(void **state) {
         azoi_error_clear(&c->error);
         c->stream.failed = codes[i % COUNT(codes)];
         c->stream.failed_errno = errnos[i / COUNT(codes)];
-        azoi_stream_hook_failed(&c->stream, "testing");
-        check_error(c, codes[i % COUNT(codes)], codes[i % COUNT(codes)] == AZO_ERR_RESOLVE ? "(getaddrinfo" : "errno");
+        azoi_stream_failed(&c->stream, "testing", 0);
+        azo_result code = codes[i % COUNT(codes)];
+        check_error(c, code, code == AZO_ERR_RESOLVE ? "(resolver code" : "errno");
     }
     memset(&c->stream, 0, sizeof c->stream);
     client_free(c);
@@ -1826,7 +1809,6 @@ int main(void) {
         cmocka_unit_test(test_scan_in_pieces),
         cmocka_unit_test(test_scan_of_odd_text),
         cmocka_unit_test(test_der_is_not_trusted),
-        cmocka_unit_test(test_names_alike),
         cmocka_unit_test(test_plain_http),
         cmocka_unit_test(test_noise),
         cmocka_unit_test(test_hang_up),
