@@ -1109,6 +1109,8 @@ typedef struct azoi_body {
     int state;          /* chunked: an azoi_chunk_state */
     uint64_t left;      /* of the body, or of the chunk */
     uint32_t overhead;  /* bytes of chunk extensions and trailers so far */
+    uint32_t column;    /* chunked: bytes of this line so far */
+    bool after_cr;      /* chunked */
 } azoi_body;
 
 /* ---- sse ---- */
@@ -1117,7 +1119,7 @@ typedef struct azoi_sse {
     azoi_buf line; /* an unfinished line */
     azoi_buf data; /* of the event so far */
     azoi_buf name; /* of the event */
-    unsigned bom;  /* bytes of a byte order mark seen at the start; 3: none to come any more */
+    bool begun;    /* a line was seen: no byte order mark can come any more */
     bool skip_lf;  /* the last line ended in CR */
     bool has_data; /* a data field was seen, maybe an empty one */
     bool ready;    /* data and name hold an event; the next feed clears them */
@@ -1693,9 +1695,7 @@ typedef struct azoi_raw {
 struct azo_history {
     azo_allocator allocator;
     azoi_buf text; /* the messages with a comma between them */
-    size_t *ends;  /* of each message in the text */
     size_t count;
-    size_t cap;
 };
 
 /* >>memory */
@@ -1801,10 +1801,7 @@ static bool azoi_buf_reserve(azoi_buf *b, size_t more) {
 }
 
 static void azoi_buf_add(azoi_buf *b, const void *bytes, size_t len) {
-    if (!azoi_buf_reserve(b, len)) {
-        return;
-    }
-    if (len > 0) {
+    if (azoi_buf_reserve(b, len) && len > 0) {
         memcpy(b->data + b->len, bytes, len);
         b->len += len;
         b->data[b->len] = '\0';
@@ -1824,27 +1821,14 @@ static void azoi_buf_char(azoi_buf *b, char c) {
 }
 
 static void azoi_buf_int(azoi_buf *b, int64_t value) {
-    char digits[20];
-    size_t at = sizeof digits;
-    uint64_t rest = value < 0 ? (uint64_t)0 - (uint64_t)value : (uint64_t)value;
-    do {
-        at--;
-        digits[at] = (char)('0' + (int)(rest % 10));
-        rest /= 10;
-    } while (rest > 0);
-    if (value < 0) {
-        at--;
-        digits[at] = '-';
-    }
-    azoi_buf_add(b, digits + at, sizeof digits - at);
+    char digits[24];
+    snprintf(digits, sizeof digits, "%lld", (long long)value);
+    azoi_buf_puts(b, digits);
 }
 
 static void azoi_buf_drop(azoi_buf *b, size_t count) {
     if (b->data == NULL) {
         return;
-    }
-    if (count > b->len) {
-        count = b->len;
     }
     b->len -= count;
     memmove(b->data, b->data + count, b->len);
@@ -1864,17 +1848,18 @@ static void azoi_buf_free(azoi_buf *b) {
         azoi_wipe(b->data, b->cap); /* the bytes behind len too: whoever reserves may have written there */
     }
     azoi_free(b->allocator, b->data, b->cap);
-    b->data = NULL;
-    b->len = 0;
-    b->cap = 0;
-    b->failed = AZO_OK;
+    azoi_buf_init(b, b->allocator, b->max, b->secret);
+}
+
+static azo_str azoi_view(const char *ptr, size_t len) {
+    azo_str view;
+    view.ptr = ptr;
+    view.len = len;
+    return view;
 }
 
 static azo_str azoi_buf_view(const azoi_buf *b) {
-    azo_str view;
-    view.ptr = b->data;
-    view.len = b->len;
-    return view;
+    return azoi_view(b->data, b->len);
 }
 
 static bool azoi_buf_set(azoi_buf *b, azo_str text) {
@@ -1886,13 +1871,6 @@ static bool azoi_buf_set(azoi_buf *b, azo_str text) {
 /* >>strings */
 
 /* Views, ASCII, UTF-8 and encodings. Nothing here depends on the locale, as toupper, isdigit and their like do. */
-
-static azo_str azoi_view(const char *ptr, size_t len) {
-    azo_str view;
-    view.ptr = ptr;
-    view.len = len;
-    return view;
-}
 
 static bool azoi_is_digit(char c) {
     return c >= '0' && c <= '9';
@@ -1988,19 +1966,17 @@ static size_t azoi_find(azo_str s, char c) {
 }
 
 static bool azoi_contains_ci(azo_str s, const char *part) {
-    while (!azoi_starts_ci(s, part)) {
-        if (s.len == 0) {
-            return false;
-        }
+    while (s.len > 0 && !azoi_starts_ci(s, part)) {
         s = azoi_skip(s, 1);
     }
-    return true;
+    return azoi_starts_ci(s, part);
 }
 
+/* What no header value may hold: tabs are allowed (RFC 9110 5.5). */
 static bool azoi_has_control(azo_str s) {
     size_t i;
     for (i = 0; i < s.len; i++) {
-        if ((unsigned char)s.ptr[i] < 0x20 || s.ptr[i] == 0x7f) {
+        if (((unsigned char)s.ptr[i] < 0x20 && s.ptr[i] != '\t') || s.ptr[i] == 0x7f) {
             return true;
         }
     }
@@ -2067,17 +2043,15 @@ static size_t azoi_utf8_put(char *out, uint32_t code) {
 /* ---- encodings ---- */
 
 static void azoi_percent(azoi_buf *b, azo_str text, const char *keep) {
-    static const char hex[] = "0123456789ABCDEF";
     size_t i;
     for (i = 0; i < text.len; i++) {
         char c = text.ptr[i];
-        unsigned byte = (unsigned char)c;
         if (azoi_is_alpha(c) || azoi_is_digit(c) || (c != '\0' && (strchr("-._~", c) || strchr(keep, c)))) {
             azoi_buf_char(b, c);
         } else {
-            azoi_buf_char(b, '%');
-            azoi_buf_char(b, hex[byte >> 4]);
-            azoi_buf_char(b, hex[byte & 15]);
+            char code[4];
+            snprintf(code, sizeof code, "%%%02X", (unsigned)(unsigned char)c);
+            azoi_buf_puts(b, code);
         }
     }
 }
@@ -2108,12 +2082,12 @@ static bool azoi_base64_decode(azo_str text, unsigned char *out, size_t cap, siz
     *len = 0;
     for (i = 0; i < text.len; i++) {
         const char *digit = (const char *)memchr(azoi_base64_digits, text.ptr[i], 64);
-        if (digit == NULL || padded) {
+        if (text.ptr[i] == '=' || azoi_is_space(text.ptr[i])) {
             padded = padded || text.ptr[i] == '=';
-            if (text.ptr[i] != '=' && !azoi_is_space(text.ptr[i])) {
-                return false;
-            }
             continue;
+        }
+        if (digit == NULL || padded) {
+            return false;
         }
         word = (word << 6 | (unsigned long)(digit - azoi_base64_digits)) & 0xffff;
         bits += 6;
@@ -2239,11 +2213,8 @@ static azo_result azoi_memory(azo_error *e) {
 
 /* `what` starts a sentence: "The response head (max_header_bytes)". */
 static azo_result azoi_buf_failed(const azoi_buf *b, azo_error *e, const char *what) {
-    if (b->failed == AZO_OK) {
-        return AZO_OK;
-    }
-    if (b->failed == AZO_ERR_MEMORY) {
-        return azoi_memory(e);
+    if (b->failed != AZO_ERR_LIMIT) {
+        return b->failed == AZO_OK ? AZO_OK : azoi_memory(e);
     }
     return azoi_fail(e, AZO_ERR_LIMIT, "%s is larger than its limit of %zu bytes. Raise the limit if that much is "
                                        "expected.", what, b->max);
@@ -2298,15 +2269,6 @@ static bool azoi_json_scan_number(azo_str text, size_t *at) {
     return true;
 }
 
-static bool azoi_json_scan_word(azo_str text, size_t *at, const char *word) {
-    for (; *word != '\0'; word++) {
-        if (!azoi_json_take(text, at, *word)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static const char azoi_json_escapes[] = "\"\\bfnrt/"; /* behind the backslash */
 static const char azoi_json_escaped[] = "\"\\\b\f\n\r\t/";
 enum { AZOI_JSON_MUST_ESCAPE = 7, AZOI_JSON_MAY_ESCAPE = 8 }; /* how many of them */
@@ -2352,21 +2314,18 @@ static bool azoi_json_scan_string(azo_str text, size_t *at) {
 }
 
 static bool azoi_json_scan_scalar(azo_str text, size_t *at) {
-    if (*at >= text.len) {
-        return false;
-    }
-    switch (text.ptr[*at]) {
-    case '"':
+    static const char *const words[] = {"true", "false", "null"};
+    size_t i;
+    if (*at < text.len && text.ptr[*at] == '"') {
         return azoi_json_scan_string(text, at);
-    case 't':
-        return azoi_json_scan_word(text, at, "true");
-    case 'f':
-        return azoi_json_scan_word(text, at, "false");
-    case 'n':
-        return azoi_json_scan_word(text, at, "null");
-    default:
-        return azoi_json_scan_number(text, at);
     }
+    for (i = 0; i < 3; i++) {
+        if (azoi_starts(azoi_skip(text, *at), words[i])) {
+            *at += strlen(words[i]);
+            return true;
+        }
+    }
+    return azoi_json_scan_number(text, at);
 }
 
 /* A key, its colon, and the white space round that. */
@@ -2527,24 +2486,15 @@ static void azoi_print_double(azoi_buf *b, double value) {
 
 /* ---- tokens ---- */
 
-enum { AZOI_TOKENS_KEPT = 16384 }; /* what a huge document needed is given back by the next one */
-
 static bool azoi_tokens_reserve(azoi_tokens *t, size_t count) {
     size_t size;
-    void *data;
-    if (count <= t->cap && t->cap <= AZOI_TOKENS_KEPT) {
+    if (count <= t->cap) {
         return true;
     }
-    if (!azoi_product(count, sizeof *t->data, &size)) {
-        return false;
-    }
-    data = azoi_resize(t->allocator, t->data, t->cap * sizeof *t->data, size);
-    if (data == NULL) {
-        return false;
-    }
-    t->data = (azoi_jsmn_tok *)data;
-    t->cap = count;
-    return true;
+    azoi_free(t->allocator, t->data, t->cap * sizeof *t->data);
+    t->data = azoi_product(count, sizeof *t->data, &size) ? (azoi_jsmn_tok *)azoi_alloc(t->allocator, size) : NULL;
+    t->cap = t->data == NULL ? 0 : count;
+    return t->data != NULL;
 }
 
 /* Objects and arrays only: jsmn takes a number alone for an unfinished one. The views in `out` live as long as `text`
@@ -2552,14 +2502,12 @@ static bool azoi_tokens_reserve(azoi_tokens *t, size_t count) {
 static azo_result azoi_json_parse(azoi_tokens *t, azo_str text, azoi_json *out, azo_error *e) {
     azoi_jsmn_parser parser;
     size_t offset = 0;
-    int count;
+    int count = 0;
     memset(out, 0, sizeof *out);
-    if (text.len >= INT_MAX) {
-        return azoi_fail(e, AZO_ERR_LIMIT, "A JSON text of %zu bytes is larger than the parser can count. Ask for less "
-                                           "at a time.", text.len);
-    }
     azoi_jsmn_init(&parser);
-    count = azoi_json_check(text, &offset) ? azoi_jsmn_parse(&parser, text.ptr, text.len, NULL, 0) : 0;
+    if (text.len < INT_MAX && azoi_json_check(text, &offset)) { /* jsmn counts in int */
+        count = azoi_jsmn_parse(&parser, text.ptr, text.len, NULL, 0);
+    }
     if (count < 1) {
         if (e != NULL && e->code == AZO_OK) {
             e->json_offset = offset;
@@ -2613,19 +2561,14 @@ static azoi_json_kind azoi_json_kind_of(const azoi_json *j, int token) {
 
 static azo_str azoi_json_raw(const azoi_json *j, int token) {
     azo_str raw = azoi_json_inner(j, token);
-    if (azoi_json_kind_of(j, token) == AZOI_JSON_STRING) {
-        raw = azoi_view(raw.ptr - 1, raw.len + 2);
-    }
-    return raw;
+    return azoi_json_kind_of(j, token) == AZOI_JSON_STRING ? azoi_view(raw.ptr - 1, raw.len + 2) : raw;
 }
 
-static int azoi_json_size(const azoi_json *j, int token) {
-    azoi_json_kind kind = azoi_json_kind_of(j, token);
-    return kind == AZOI_JSON_OBJECT || kind == AZOI_JSON_ARRAY ? j->tokens[token].size : 0;
-}
-
+/* The first item of an array, or the first key of an object. */
 static int azoi_json_first(const azoi_json *j, int token) {
-    return azoi_json_size(j, token) > 0 ? token + 1 : -1;
+    azoi_json_kind kind = azoi_json_kind_of(j, token);
+    bool container = kind == AZOI_JSON_OBJECT || kind == AZOI_JSON_ARRAY;
+    return container && j->tokens[token].size > 0 ? token + 1 : -1;
 }
 
 /* Tokens lie in the order of their starts. A value's parent may be its key, which is a string. */
@@ -2662,7 +2605,8 @@ static bool azoi_json_true(const azoi_json *j, int token) {
 static bool azoi_json_int(const azoi_json *j, int token, int64_t *out) {
     azoi_json_kind kind = azoi_json_kind_of(j, token);
     double value;
-    if ((kind != AZOI_JSON_NUMBER && kind != AZOI_JSON_STRING) || !azoi_parse_double(azoi_json_inner(j, token), &value) ||
+    bool sensible = kind == AZOI_JSON_NUMBER || kind == AZOI_JSON_STRING;
+    if (!sensible || !azoi_parse_double(azoi_json_inner(j, token), &value) ||
         !(value > -9e15 && value < 9e15)) { /* where a double still counts one by one */
         return false;
     }
@@ -2675,8 +2619,8 @@ static bool azoi_json_int(const azoi_json *j, int token, int64_t *out) {
 /* One escape off the front of *rest, decoded into `out`. What is no escape becomes U+FFFD. */
 static azo_str azoi_json_unescape(azo_str *rest, char *out) {
     int32_t code = azoi_json_code_unit(*rest);
-    const char *name = rest->len < 2 ? NULL
-                                     : (const char *)memchr(azoi_json_escapes, rest->ptr[1], AZOI_JSON_MAY_ESCAPE);
+    char letter = rest->len < 2 ? '\0' : rest->ptr[1];
+    const char *name = (const char *)memchr(azoi_json_escapes, letter, AZOI_JSON_MAY_ESCAPE);
     if (name != NULL) {
         *rest = azoi_skip(*rest, 2);
         return azoi_view(azoi_json_escaped + (name - azoi_json_escapes), 1);
@@ -2873,11 +2817,10 @@ static azo_result azoi_json_into(azo_str text, bool quote, char *buf, size_t cap
 
 AZO_API azo_result azo_json_text(azo_str value, char *buf, size_t cap, size_t *len) {
     size_t at = 0;
-    if (!azoi_json_scan_string(value, &at) || at != value.len) {
-        (void)azoi_json_into(azoi_view(NULL, 0), false, buf, cap, len);
-        return AZO_ERR_JSON;
-    }
-    return azoi_json_into(azoi_view(value.ptr + 1, value.len - 2), false, buf, cap, len);
+    bool ok = azoi_json_scan_string(value, &at) && at == value.len;
+    azo_str inner = ok ? azoi_view(value.ptr + 1, value.len - 2) : azoi_view(NULL, 0);
+    azo_result result = azoi_json_into(inner, false, buf, cap, len);
+    return ok ? result : AZO_ERR_JSON;
 }
 
 AZO_API azo_result azo_json_number(azo_str value, double *out) {
@@ -2913,48 +2856,17 @@ static bool azoi_is_ipv4(azo_str host) {
     return true;
 }
 
-/* RFC 4291 2.2: eight groups, or fewer and one "::", the last two maybe as IPv4. No zone. */
+/* Whatever only an IPv6 address can look like; the resolver has the last word. No zone. */
 static bool azoi_is_ipv6(azo_str host) {
-    int groups = 0;
-    bool gap = azoi_starts(host, "::");
-    host = azoi_skip(host, gap ? 2 : 0);
-    if (host.len == 0) {
-        return gap;
-    }
-    while (groups < 8) {
-        size_t len = azoi_find(host, ':');
-        size_t i;
-        if (len == host.len && azoi_is_ipv4(host)) {
-            groups += 2;
-            break;
-        }
-        for (i = 0; i < len; i++) {
-            if (azoi_hex(host.ptr[i]) < 0) {
-                return false;
-            }
-        }
-        if (len == 0 || len > 4) {
+    size_t colons = 0;
+    size_t i;
+    for (i = 0; i < host.len; i++) {
+        if (azoi_hex(host.ptr[i]) < 0 && host.ptr[i] != ':' && host.ptr[i] != '.') {
             return false;
         }
-        groups++;
-        if (len == host.len) {
-            break;
-        }
-        host = azoi_skip(host, len + 1);
-        if (azoi_starts(host, ":")) {
-            if (gap) {
-                return false;
-            }
-            gap = true;
-            host = azoi_skip(host, 1);
-            if (host.len == 0) {
-                break;
-            }
-        } else if (groups == 8) {
-            return false; /* a colon at the end, or a ninth group */
-        }
+        colons += host.ptr[i] == ':' ? 1 : 0;
     }
-    return gap ? groups <= 7 : groups == 8;
+    return colons >= 2 && host.len <= 45;
 }
 
 static bool azoi_is_numeric(azo_str host) {
@@ -2984,21 +2896,21 @@ static bool azoi_is_host(azo_str host) {
 /* With brackets where the address needs them, without the port that goes without saying; empty if it does not fit. */
 static azo_str azoi_host_header(azo_str host, uint16_t port, bool secure, char *buf, size_t cap) {
     bool brackets = azoi_find(host, ':') < host.len;
-    const char *open = brackets ? "[" : "";
-    const char *close = brackets ? "]" : "";
+    char suffix[8] = "";
     int len;
-    if (host.len > 255) {
-        return azoi_view(NULL, 0);
+    if (port != (secure ? 443 : 80)) {
+        snprintf(suffix, sizeof suffix, ":%u", (unsigned)port);
     }
-    if (port == (secure ? 443 : 80)) {
-        len = snprintf(buf, cap, "%s%.*s%s", open, (int)host.len, host.ptr, close);
-    } else {
-        len = snprintf(buf, cap, "%s%.*s%s:%u", open, (int)host.len, host.ptr, close, (unsigned)port);
-    }
+    len = snprintf(buf, cap, brackets ? "[%.*s]%s" : "%.*s%s", (int)host.len, host.ptr, suffix);
     return len < 0 || (size_t)len >= cap ? azoi_view(NULL, 0) : azoi_view(buf, (size_t)len);
 }
 
 /* ---- URLs: errors quote nothing of them, since a proxy's URL may hold a password ---- */
+
+static azo_result azoi_url_fail(azo_error *e, const char *what) {
+    return azoi_fail(e, AZO_ERR_ARGUMENT, "The URL has %s. Write it like https://name.openai.azure.com or "
+                                          "http://[::1]:8080, in ASCII and percent-encoded.", what);
+}
 
 /* host, host:port, [v6], [v6]:port */
 static azo_result azoi_url_authority(azo_str text, azoi_url *out, azo_error *e) {
@@ -3008,22 +2920,19 @@ static azo_result azoi_url_authority(azo_str text, azoi_url *out, azo_error *e) 
         end = azoi_find(text, ']');
         out->host = azoi_view(text.ptr + 1, end - 1);
         if (end == text.len || !azoi_is_ipv6(out->host)) {
-            return azoi_fail(e, AZO_ERR_ARGUMENT, "The address in brackets in the URL is not an IPv6 address. Write it "
-                                                  "like http://[::1]:8080, without a zone.");
+            return azoi_url_fail(e, "brackets, but no IPv6 address in them");
         }
         end++;
     } else {
         out->host = azoi_view(text.ptr, end);
         if (!azoi_is_host(out->host)) {
-            return azoi_fail(e, AZO_ERR_ARGUMENT, "The URL has no valid host name. Write it like "
-                                                  "https://name.openai.azure.com.");
+            return azoi_url_fail(e, "no valid host name");
         }
     }
     text = azoi_skip(text, end);
     if (text.len > 0 &&
         (text.ptr[0] != ':' || !azoi_parse_u64(azoi_skip(text, 1), &port) || port < 1 || port > 65535)) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "The port in the URL is not a number from 1 to 65535. Correct it, or "
-                                              "leave it out with its colon.");
+        return azoi_url_fail(e, "a port that is not a number from 1 to 65535");
     }
     out->port = (uint16_t)port;
     return AZO_OK;
@@ -3031,37 +2940,28 @@ static azo_result azoi_url_authority(azo_str text, azoi_url *out, azo_error *e) 
 
 static azo_result azoi_url_split(azo_str text, azoi_url *out, azo_error *e) {
     azo_str authority;
+    const char *start;
     size_t i;
     memset(out, 0, sizeof *out);
     for (i = 0; i < text.len; i++) {
-        if (text.ptr[i] <= ' ' || text.ptr[i] > '~') {
-            return azoi_fail(e, AZO_ERR_ARGUMENT, "The URL has a space, a control character or a byte that is not "
-                                                  "ASCII at offset %zu. Percent-encode it, or write the host name in "
-                                                  "its xn-- form.", i);
+        if (text.ptr[i] <= ' ' || text.ptr[i] > '~' || text.ptr[i] == '#') {
+            return azoi_url_fail(e, "a blank, a control character, a fragment (#) or a byte that is not ASCII");
         }
     }
     out->secure = azoi_starts_ci(text, "https://");
     if (!out->secure && !azoi_starts_ci(text, "http://")) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "The URL does not start with https:// or http://. Write it in full, like "
-                                              "https://name.openai.azure.com.");
-    }
-    if (azoi_find(text, '#') < text.len) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "The URL has a fragment (#), which is never sent. Leave it out.");
+        return azoi_url_fail(e, "neither https:// nor http:// in front");
     }
     text = azoi_skip(text, out->secure ? 8 : 7);
-    for (i = 0; i < text.len && text.ptr[i] != '/' && text.ptr[i] != '?'; i++) {
-    }
-    authority = azoi_view(text.ptr, i);
-    text = azoi_skip(text, i);
-    i = azoi_find(text, '?');
-    out->path = azoi_view(text.ptr, i);
-    out->query = azoi_skip(text, i + 1);
-    for (i = authority.len; i > 0; i--) { /* the last @: passwords are found with a raw one */
-        if (authority.ptr[i - 1] == '@') {
-            out->userinfo = azoi_view(authority.ptr, i - 1);
-            authority = azoi_skip(authority, i);
-            break;
-        }
+    authority = azoi_view(text.ptr, azoi_find(text, '/'));
+    authority.len = azoi_find(authority, '?');
+    text = azoi_skip(text, authority.len);
+    start = authority.ptr;
+    out->path = azoi_view(text.ptr, azoi_find(text, '?'));
+    out->query = azoi_skip(text, out->path.len + 1);
+    while ((i = azoi_find(authority, '@')) < authority.len) { /* up to the last: passwords are found with a raw one */
+        authority = azoi_skip(authority, i + 1);
+        out->userinfo = azoi_view(start, (size_t)(authority.ptr - start) - 1);
     }
     return azoi_url_authority(authority, out, e);
 }
@@ -3080,18 +2980,8 @@ static bool azoi_is_token(azo_str s) {
     return s.len > 0;
 }
 
-static bool azoi_is_field_text(azo_str s) {
-    size_t i;
-    for (i = 0; i < s.len; i++) {
-        if (((unsigned char)s.ptr[i] < 0x20 && s.ptr[i] != '\t') || s.ptr[i] == 0x7f) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static bool azoi_header_ok(azo_str name, azo_str value) {
-    return azoi_is_token(name) && azoi_is_field_text(value);
+    return azoi_is_token(name) && !azoi_has_control(value);
 }
 
 static void azoi_header_add(azoi_buf *b, const char *name, azo_str value) {
@@ -3141,30 +3031,14 @@ static azo_str azoi_header(azo_str headers, const char *name) {
     return azoi_view(NULL, 0);
 }
 
-/* The next member of a comma-separated list, trimmed. Quoted strings are not known here. */
-static bool azoi_list_next(azo_str *rest, azo_str *item) {
-    size_t end = azoi_find(*rest, ',');
-    if (rest->len == 0) {
-        return false;
-    }
-    *item = azoi_trim(azoi_view(rest->ptr, end));
-    *rest = azoi_skip(*rest, end + 1);
-    return true;
-}
-
 /* ---- response heads ---- */
 
 static size_t azoi_head_size(azo_str bytes, size_t from) {
     size_t i;
     for (i = from > 3 ? from - 3 : 0; i < bytes.len; i++) {
-        if (bytes.ptr[i] != '\n') {
-            continue;
-        }
-        if (i + 1 < bytes.len && bytes.ptr[i + 1] == '\n') {
-            return i + 2;
-        }
-        if (i + 2 < bytes.len && bytes.ptr[i + 1] == '\r' && bytes.ptr[i + 2] == '\n') {
-            return i + 3;
+        size_t next = i + 1 < bytes.len && bytes.ptr[i + 1] == '\r' ? i + 2 : i + 1;
+        if (bytes.ptr[i] == '\n' && next < bytes.len && bytes.ptr[next] == '\n') {
+            return next + 1;
         }
     }
     return 0;
@@ -3176,233 +3050,146 @@ static azo_result azoi_http_fail(azo_error *e, const char *what) {
 }
 
 /* "HTTP/1.1 200 OK"; the reason may be missing, long, and in any language. */
-static azo_result azoi_status_line(azo_str line, bool *one_zero, azoi_head *out, azo_error *e) {
+static azo_result azoi_status_line(azo_str line, azoi_head *out, azo_error *e) {
     uint64_t status = 0;
     if (line.len < 12 || !azoi_starts(line, "HTTP/1.") || !azoi_is_digit(line.ptr[7]) || line.ptr[8] != ' ' ||
         !azoi_parse_u64(azoi_view(line.ptr + 9, 3), &status) || status < 100 ||
-        (line.len > 12 && line.ptr[12] != ' ')) {
-        return azoi_http_fail(e, "the first line is no status line");
-    }
-    if (!azoi_is_field_text(line)) {
-        return azoi_http_fail(e, "a control character stands in the status line");
+        (line.len > 12 && line.ptr[12] != ' ') || azoi_has_control(line) || status == 101) {
+        return azoi_http_fail(e, "the first line is no status line, or says that protocols are switched");
     }
     out->reason = azoi_trim(azoi_skip(line, 12));
-    if (status == 101) {
-        return azoi_http_fail(e, "status 101 without a request to switch protocols");
-    }
     out->status = (int)status;
-    *one_zero = line.ptr[7] == '0';
+    out->keep_alive = line.ptr[7] != '0';
     return AZO_OK;
 }
 
-/* What the header lines say about the message. */
-typedef struct azoi_framing_facts {
-    bool one_zero;
-    bool close;
-    bool keep_alive;
-    bool chunked;
-    bool has_length;
+/* What a header line says about the body (RFC 9112 6.3) and the connection. Several equal lengths are one, anything
+ * else is an attack or a broken server. */
+static azo_result azoi_header_fact(azo_str name, azo_str value, bool one_zero, azoi_head *out, azo_error *e) {
     uint64_t length;
-} azoi_framing_facts;
-
-/* RFC 9112 6.3: several equal lengths are one, anything else is an attack or a broken server. */
-static azo_result azoi_content_length(azo_str value, azoi_framing_facts *facts, azo_error *e) {
-    azo_str item;
-    uint64_t length;
-    if (value.len == 0 || azoi_ends(value, ",")) {
-        return azoi_http_fail(e, "Content-Length is empty");
-    }
-    while (azoi_list_next(&value, &item)) {
-        if (!azoi_parse_u64(item, &length) || length > INT64_MAX) {
+    if (azoi_equal_ci(name, "content-length")) {
+        if (!azoi_parse_u64(value, &length) || length > INT64_MAX) {
             return azoi_http_fail(e, "Content-Length is no number of bytes");
         }
-        if (facts->has_length && length != facts->length) {
-            return azoi_http_fail(e, "two Content-Lengths differ");
+        if (out->framing != AZOI_FRAMING_CLOSE && (out->framing != AZOI_FRAMING_LENGTH || length != out->length)) {
+            return azoi_http_fail(e, "two different lengths of the body");
         }
-        facts->has_length = true;
-        facts->length = length;
-    }
-    return AZO_OK;
-}
-
-static azo_result azoi_header_fact(azo_str name, azo_str value, azoi_framing_facts *facts, azo_error *e) {
-    azo_str item;
-    if (azoi_equal_ci(name, "content-length")) {
-        return azoi_content_length(value, facts, e);
-    }
-    if (azoi_equal_ci(name, "transfer-encoding")) {
-        if (!azoi_equal_ci(value, "chunked") || facts->chunked || facts->one_zero) {
-            return azoi_http_fail(e, "a Transfer-Encoding that was not asked for");
+        out->framing = AZOI_FRAMING_LENGTH;
+        out->length = length;
+    } else if (azoi_equal_ci(name, "transfer-encoding")) {
+        if (!azoi_equal_ci(value, "chunked") || out->framing != AZOI_FRAMING_CLOSE || one_zero) {
+            return azoi_http_fail(e, "a Transfer-Encoding other than chunked, or beside another length of the body");
         }
-        facts->chunked = true;
-    }
-    if (azoi_equal_ci(name, "connection")) {
-        while (azoi_list_next(&value, &item)) {
-            facts->close = facts->close || azoi_equal_ci(item, "close");
-            facts->keep_alive = facts->keep_alive || azoi_equal_ci(item, "keep-alive");
-        }
-    }
-    return AZO_OK;
-}
-
-/* RFC 9112 6.3 */
-static void azoi_head_framing(const azoi_framing_facts *facts, bool to_head_method, azoi_head *out) {
-    out->length = 0;
-    if (to_head_method || out->status < 200 || out->status == 204 || out->status == 304) {
-        out->framing = AZOI_FRAMING_NONE;
-    } else if (facts->chunked) {
         out->framing = AZOI_FRAMING_CHUNKED;
-    } else if (facts->has_length) {
-        out->framing = facts->length > 0 ? AZOI_FRAMING_LENGTH : AZOI_FRAMING_NONE;
-        out->length = facts->length;
-    } else {
-        out->framing = AZOI_FRAMING_CLOSE;
+    } else if (azoi_equal_ci(name, "connection")) {
+        while (value.len > 0) {
+            size_t end = azoi_find(value, ',');
+            out->keep_alive = out->keep_alive && !azoi_equal_ci(azoi_trim(azoi_view(value.ptr, end)), "close");
+            value = azoi_skip(value, end + 1);
+        }
     }
-    out->keep_alive = !facts->close && (facts->keep_alive || !facts->one_zero) && out->framing != AZOI_FRAMING_CLOSE;
+    return AZO_OK;
 }
 
 /* `text` is a whole head as azoi_head_size found it. */
 static azo_result azoi_head_parse(azo_str text, bool to_head_method, azoi_head *out, azo_error *e) {
-    azoi_framing_facts facts;
     azo_str line = azoi_view(NULL, 0);
-    azo_str name;
-    azo_str value;
+    bool one_zero = azoi_starts(text, "HTTP/1.0");
     azo_result result;
-    const char *start;
     memset(out, 0, sizeof *out);
-    memset(&facts, 0, sizeof facts);
-    azoi_line_next(&text, &line);
-    result = azoi_status_line(line, &facts.one_zero, out, e);
-    if (result != AZO_OK) {
-        return result;
-    }
-    start = text.ptr;
-    for (;;) {
-        const char *line_start = text.ptr;
+    out->framing = AZOI_FRAMING_CLOSE;
+    (void)azoi_line_next(&text, &line);
+    result = azoi_status_line(line, out, e);
+    out->headers = azoi_view(text.ptr, 0);
+    while (result == AZO_OK) {
+        azo_str name;
+        azo_str value;
+        out->headers.len = (size_t)(text.ptr - out->headers.ptr);
         if (!azoi_line_next(&text, &line)) {
             return azoi_http_fail(e, "the blank line after the headers is missing");
         }
         if (line.len == 0) {
-            out->headers = azoi_view(start, (size_t)(line_start - start));
             break;
         }
         if (!azoi_header_split(line, &name, &value)) {
             return azoi_http_fail(e, "a header line is malformed");
         }
-        result = azoi_header_fact(name, value, &facts, e);
-        if (result != AZO_OK) {
-            return result;
-        }
+        result = azoi_header_fact(name, value, one_zero, out, e);
     }
-    if (facts.chunked && facts.has_length) {
-        return azoi_http_fail(e, "both Transfer-Encoding and Content-Length");
+    if (to_head_method || out->status < 200 || out->status == 204 || out->status == 304 ||
+        (out->framing == AZOI_FRAMING_LENGTH && out->length == 0)) {
+        out->length = 0;
+        out->framing = AZOI_FRAMING_NONE;
     }
-    azoi_head_framing(&facts, to_head_method, out);
-    return AZO_OK;
+    out->keep_alive = out->keep_alive && out->framing != AZOI_FRAMING_CLOSE;
+    return result;
 }
 
 /* ---- bodies ---- */
 
 typedef enum azoi_chunk_state {
-    AZOI_CHUNK_FIRST,   /* before the first digit of a size */
     AZOI_CHUNK_SIZE,
-    AZOI_CHUNK_PAD,     /* blanks behind the size */
-    AZOI_CHUNK_EXT,     /* behind a semicolon, until CR */
-    AZOI_CHUNK_EXT_LF,
+    AZOI_CHUNK_PAD, /* blanks behind the size: some servers write them */
+    AZOI_CHUNK_EXT, /* behind a semicolon */
     AZOI_CHUNK_DATA,
-    AZOI_CHUNK_DATA_CR,
-    AZOI_CHUNK_DATA_LF,
-    AZOI_CHUNK_LINE,    /* at the start of a trailer line */
-    AZOI_CHUNK_TRAILER, /* inside one */
-    AZOI_CHUNK_TRAILER_LF,
-    AZOI_CHUNK_END_LF,
+    AZOI_CHUNK_DATA_END, /* the line end behind it */
+    AZOI_CHUNK_TRAILER,
     AZOI_CHUNK_DONE
 } azoi_chunk_state;
 
 enum { AZOI_MAX_OVERHEAD = 16384 }; /* extensions and trailers, less the data that came with them */
 
 static void azoi_body_init(azoi_body *b, const azoi_head *head) {
+    memset(b, 0, sizeof *b);
     b->framing = head->framing;
-    b->state = AZOI_CHUNK_FIRST;
+    b->state = AZOI_CHUNK_SIZE;
     b->left = head->length;
-    b->overhead = 0;
 }
 
-/* The byte in states that must see one certain byte. */
-static char azoi_chunk_wanted(int state) {
-    switch (state) {
-    case AZOI_CHUNK_DATA_CR:
-        return '\r';
-    case AZOI_CHUNK_EXT_LF:
-    case AZOI_CHUNK_DATA_LF:
-    case AZOI_CHUNK_TRAILER_LF:
-    case AZOI_CHUNK_END_LF:
-        return '\n';
-    default:
-        return '\0';
+/* One byte inside a line (RFC 9112 7.1); false if it may not stand there. */
+static bool azoi_chunk_char(azoi_body *b, char c) {
+    int digit = b->state == AZOI_CHUNK_SIZE ? azoi_hex(c) : -1;
+    if (b->state == AZOI_CHUNK_EXT || b->state == AZOI_CHUNK_TRAILER) {
+        return c != '\0';
     }
-}
-
-static int azoi_chunk_after(const azoi_body *b) {
-    switch (b->state) {
-    case AZOI_CHUNK_EXT_LF:
-        return b->left > 0 ? AZOI_CHUNK_DATA : AZOI_CHUNK_LINE;
-    case AZOI_CHUNK_DATA_CR:
-        return AZOI_CHUNK_DATA_LF;
-    case AZOI_CHUNK_DATA_LF:
-        return AZOI_CHUNK_FIRST;
-    case AZOI_CHUNK_TRAILER_LF:
-        return AZOI_CHUNK_LINE;
-    default:
-        return AZOI_CHUNK_DONE;
-    }
-}
-
-/* A byte of a chunk's size, or of what may stand behind it up to CR or a semicolon (RFC 9112 7.1): some servers pad
- * the size with blanks. */
-static bool azoi_chunk_size(azoi_body *b, char c) {
-    int digit = azoi_hex(c);
-    if (digit >= 0 && b->state != AZOI_CHUNK_PAD) {
-        if (b->left > (uint64_t)INT64_MAX >> 4) {
-            return false;
-        }
+    if (digit >= 0) {
+        bool fits = b->left <= (uint64_t)INT64_MAX >> 4;
         b->left = b->left << 4 | (uint64_t)digit;
-        b->overhead += b->left == 0 ? 1 : 0; /* zeros in front */
-        b->state = AZOI_CHUNK_SIZE;
-        return true;
+        return fits;
     }
-    if (b->state == AZOI_CHUNK_FIRST) {
+    if (b->column == 1 || b->state == AZOI_CHUNK_DATA_END) { /* a size begins with a digit */
         return false;
     }
-    b->overhead++;
-    if (c == ' ' || c == '\t') {
-        b->state = AZOI_CHUNK_PAD;
-        return true;
-    }
-    b->state = c == '\r' ? AZOI_CHUNK_EXT_LF : AZOI_CHUNK_EXT;
-    return c == '\r' || c == ';';
+    b->state = c == ' ' || c == '\t' ? AZOI_CHUNK_PAD : AZOI_CHUNK_EXT;
+    return b->state == AZOI_CHUNK_PAD || c == ';';
 }
 
-/* One byte that is not data; false if it may not stand there. */
-static bool azoi_chunk_byte(azoi_body *b, char c) {
-    char wanted = azoi_chunk_wanted(b->state);
-    if (wanted != '\0') {
-        b->state = azoi_chunk_after(b);
-        return c == wanted;
+/* At the end of a line. */
+static bool azoi_chunk_line(azoi_body *b) {
+    bool empty = b->column == 0;
+    b->column = 0;
+    if (b->state == AZOI_CHUNK_DATA_END) {
+        b->state = AZOI_CHUNK_SIZE;
+        return empty;
     }
-    if (b->state <= AZOI_CHUNK_PAD) {
-        return azoi_chunk_size(b, c);
-    }
-    b->overhead++;
-    if (c == '\r') {
-        b->state = b->state == AZOI_CHUNK_EXT ? AZOI_CHUNK_EXT_LF
-                 : b->state == AZOI_CHUNK_LINE ? AZOI_CHUNK_END_LF : AZOI_CHUNK_TRAILER_LF;
+    if (b->state == AZOI_CHUNK_TRAILER) {
+        b->state = empty ? AZOI_CHUNK_DONE : AZOI_CHUNK_TRAILER;
         return true;
     }
-    if (b->state == AZOI_CHUNK_LINE) {
-        b->state = AZOI_CHUNK_TRAILER;
+    b->state = b->left > 0 ? AZOI_CHUNK_DATA : AZOI_CHUNK_TRAILER;
+    return !empty;
+}
+
+/* One byte that is not data. CR and LF stand only together. */
+static bool azoi_chunk_byte(azoi_body *b, char c) {
+    bool after_cr = b->after_cr;
+    b->after_cr = c == '\r';
+    b->overhead += b->state == AZOI_CHUNK_TRAILER || b->column > 16 ? 1 : 0;
+    if (after_cr || c == '\n') {
+        return after_cr && c == '\n' && azoi_chunk_line(b);
     }
-    return c != '\n' && c != '\0';
+    b->column += b->after_cr ? 0 : 1;
+    return b->after_cr || azoi_chunk_char(b, c);
 }
 
 /* Data up to the end of the body or chunk. */
@@ -3418,7 +3205,7 @@ static azo_result azoi_chunked_feed(azoi_body *b, azo_str *in, azo_str *out, azo
         if (b->state == AZOI_CHUNK_DATA) {
             *out = azoi_body_take(b, in);
             b->overhead -= out->len < b->overhead ? (uint32_t)out->len : b->overhead;
-            b->state = b->left > 0 ? AZOI_CHUNK_DATA : AZOI_CHUNK_DATA_CR;
+            b->state = b->left > 0 ? AZOI_CHUNK_DATA : AZOI_CHUNK_DATA_END;
             return AZO_PENDING;
         }
         if (!azoi_chunk_byte(b, in->ptr[0])) {
@@ -3442,27 +3229,21 @@ static azo_result azoi_body_feed(azoi_body *b, azo_str *in, azo_str *out, azo_er
         return b->left > 0 ? AZO_PENDING : AZO_OK;
     case AZOI_FRAMING_CHUNKED:
         return azoi_chunked_feed(b, in, out, e);
-    case AZOI_FRAMING_CLOSE:
+    default: /* AZOI_FRAMING_CLOSE */
         *out = *in;
         *in = azoi_skip(*in, in->len);
         return AZO_PENDING;
     }
-    return azoi_http_fail(e, "no known framing");
 }
 
 static azo_result azoi_body_eof(const azoi_body *b, azo_error *e) {
     if (b->framing == AZOI_FRAMING_NONE || b->framing == AZOI_FRAMING_CLOSE ||
-        (b->framing == AZOI_FRAMING_LENGTH && b->left == 0) ||
-        (b->framing == AZOI_FRAMING_CHUNKED && b->state == AZOI_CHUNK_DONE)) {
+        (b->framing == AZOI_FRAMING_CHUNKED ? b->state == AZOI_CHUNK_DONE : b->left == 0)) {
         return AZO_OK;
     }
-    if (b->framing == AZOI_FRAMING_LENGTH) {
-        return azoi_fail(e, AZO_ERR_CLOSED, "The connection ended %llu bytes before the end of the answer. Try again; "
-                                            "if it happens often, look at the network or proxy.",
-                         (unsigned long long)b->left);
-    }
-    return azoi_fail(e, AZO_ERR_CLOSED, "The connection ended before the last chunk of the answer. Try again; if it "
-                                        "happens often, look at the network or proxy.");
+    return azoi_fail(e, AZO_ERR_CLOSED, "The connection ended inside the answer (%llu announced bytes are missing). "
+                                        "Try again; if it happens often, look at the network or proxy.",
+                     (unsigned long long)b->left);
 }
 
 /* >>sse */
@@ -3485,14 +3266,8 @@ static void azoi_sse_free(azoi_sse *s) {
 }
 
 static azo_result azoi_sse_failed(const azoi_sse *s, azo_error *e) {
-    if (s->line.failed == AZO_ERR_MEMORY || s->data.failed == AZO_ERR_MEMORY || s->name.failed == AZO_ERR_MEMORY) {
-        return azoi_memory(e);
-    }
-    if (s->line.failed != AZO_OK || s->data.failed != AZO_OK || s->name.failed != AZO_OK) {
-        return azoi_fail(e, AZO_ERR_LIMIT, "A server-sent event is larger than the limit of %zu bytes. Raise "
-                                           "max_event_bytes if events that large are expected.", s->data.max);
-    }
-    return AZO_OK;
+    const azoi_buf *b = s->line.failed != AZO_OK ? &s->line : s->data.failed != AZO_OK ? &s->data : &s->name;
+    return azoi_buf_failed(b, e, "A server-sent event (max_event_bytes)");
 }
 
 static void azoi_sse_reset(azoi_sse *s) {
@@ -3505,17 +3280,21 @@ static void azoi_sse_reset(azoi_sse *s) {
 /* A whole line without its end. An empty one ends the event: that is one only if it has data, so a comment with a
  * blank line behind it is none. */
 static void azoi_sse_line(azoi_sse *s, azo_str line) {
-    size_t colon = azoi_find(line, ':');
-    azo_str field = azoi_view(line.ptr, colon);
-    azo_str value = azoi_skip(line, colon + 1);
+    azo_str field;
+    azo_str value;
+    if (!s->begun && azoi_starts(line, "\xef\xbb\xbf")) { /* a byte order mark */
+        line = azoi_skip(line, 3);
+    }
+    s->begun = true;
     if (line.len == 0) {
-        if (s->has_data) {
-            s->ready = true;
-        } else {
+        if (!s->has_data) {
             azoi_sse_reset(s);
         }
+        s->ready = s->has_data;
         return;
     }
+    field = azoi_view(line.ptr, azoi_find(line, ':'));
+    value = azoi_skip(line, field.len + 1);
     if (azoi_starts(value, " ")) {
         value = azoi_skip(value, 1);
     }
@@ -3530,42 +3309,22 @@ static void azoi_sse_line(azoi_sse *s, azo_str line) {
     }
 }
 
-/* A byte order mark at the very start, even if it comes byte by byte. What only looked like one belongs to the first
- * line. */
-static void azoi_sse_bom(azoi_sse *s, azo_str *in) {
-    static const char bom[] = "\xef\xbb\xbf";
-    while (s->bom < 3 && in->len > 0) {
-        if (in->ptr[0] != bom[s->bom]) {
-            if (s->bom > 0) {
-                azoi_buf_add(&s->line, bom, s->bom);
-            }
-            s->bom = 3;
-            return;
-        }
-        s->bom++;
-        *in = azoi_skip(*in, 1);
-    }
-}
-
 /* Takes one line, or what there is of it. */
 static void azoi_sse_take(azoi_sse *s, azo_str *in) {
-    azo_str piece;
-    size_t end = 0;
-    while (end < in->len && in->ptr[end] != '\n' && in->ptr[end] != '\r') {
-        end++;
-    }
-    piece = azoi_view(in->ptr, end);
+    azo_str piece = azoi_view(in->ptr, azoi_find(*in, '\n'));
+    piece.len = azoi_find(piece, '\r');
     if (piece.len > s->line.max - s->line.len) {
         azoi_buf_reserve(&s->line, piece.len); /* sets the failure: also of a line that would not be copied */
         return;
     }
-    if (end == in->len) {
+    s->skip_lf = false;
+    if (piece.len == in->len) {
         azoi_buf_str(&s->line, piece);
-        *in = azoi_skip(*in, end);
+        *in = azoi_skip(*in, piece.len);
         return;
     }
-    s->skip_lf = in->ptr[end] == '\r';
-    *in = azoi_skip(*in, end + 1);
+    s->skip_lf = in->ptr[piece.len] == '\r';
+    *in = azoi_skip(*in, piece.len + 1);
     if (s->line.len == 0) {
         azoi_sse_line(s, piece);
         return;
@@ -3578,23 +3337,20 @@ static void azoi_sse_take(azoi_sse *s, azo_str *in) {
 }
 
 static azo_result azoi_sse_feed(azoi_sse *s, azo_str *in, azo_error *e) {
+    azo_result result;
     if (s->ready) {
         azoi_sse_reset(s);
     }
-    azoi_sse_bom(s, in);
     while (in->len > 0 && !s->ready && azoi_sse_failed(s, NULL) == AZO_OK) {
         if (s->skip_lf && in->ptr[0] == '\n') {
             *in = azoi_skip(*in, 1);
             s->skip_lf = false;
-            continue;
+        } else {
+            azoi_sse_take(s, in);
         }
-        s->skip_lf = false;
-        azoi_sse_take(s, in);
     }
-    if (azoi_sse_failed(s, NULL) != AZO_OK) {
-        return azoi_sse_failed(s, e);
-    }
-    return s->ready ? AZO_OK : AZO_PENDING;
+    result = azoi_sse_failed(s, e);
+    return result == AZO_OK && !s->ready ? AZO_PENDING : result;
 }
 
 /* Some proxies drop the last line end, or the last blank line. The standard would drop the event; it is kept, and
@@ -3634,18 +3390,12 @@ static int64_t azoi_default_unix(void *user_data) {
 #endif
 
 static int64_t azoi_deadline(int64_t now, int32_t ms) {
-    if (ms < 0 || now > AZOI_NEVER - ms) {
-        return AZOI_NEVER;
-    }
-    return now + ms;
+    return ms < 0 || now > AZOI_NEVER - ms ? AZOI_NEVER : now + ms;
 }
 
 static int32_t azoi_left(int64_t now, int64_t due) {
-    if (due == AZOI_NEVER) {
-        return -1;
-    }
-    if (due <= now) {
-        return 0;
+    if (due == AZOI_NEVER || due <= now) {
+        return due == AZOI_NEVER ? -1 : 0;
     }
     /* due > now, so the difference fits an unsigned whatever their signs */
     return (uint64_t)due - (uint64_t)now > INT32_MAX ? INT32_MAX : (int32_t)(due - now);
@@ -3653,145 +3403,60 @@ static int32_t azoi_left(int64_t now, int64_t due) {
 
 /* ---- HTTP dates (RFC 9110 5.6.7) ---- */
 
-typedef struct azoi_date {
-    uint64_t year;
-    uint64_t month; /* 1 to 12 */
-    uint64_t day;
-    uint64_t hour;
-    uint64_t minute;
-    uint64_t second;
-} azoi_date;
-
 /* Gregorian, from 1970 on; -1 for what is no date. */
-static int64_t azoi_date_seconds(const azoi_date *d) {
-    static const unsigned char month_days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
-    bool leap = (d->year % 4 == 0 && d->year % 100 != 0) || d->year % 400 == 0;
-    uint64_t years;
-    uint64_t days;
-    uint64_t month;
-    if (d->year < 1970 || d->month < 1 || d->month > 12 || d->hour > 23 || d->minute > 59 || d->second > 60) {
+static int64_t azoi_date_seconds(unsigned year, const char *month_name, unsigned day, const unsigned clock[3]) {
+    static const char names[] = "MarAprMayJunJulAugSepOctNovDecJanFeb"; /* so that a leap day ends a year */
+    const char *name = strstr(names, month_name);
+    int64_t month = name == NULL ? -1 : name - names;
+    int64_t years;
+    int64_t days;
+    bool is_date = month % 3 == 0 && strlen(month_name) == 3 && year >= 1970 && year <= 9999 && day >= 1 && day <= 31;
+    if (!is_date || clock[0] > 23 || clock[1] > 59 || clock[2] > 60) {
         return -1;
     }
-    if (d->day < 1 || d->day > month_days[d->month - 1] + (leap && d->month == 2 ? 1u : 0u)) {
-        return -1;
-    }
-    years = d->year - 1;
-    days = years * 365 + years / 4 - years / 100 + years / 400 + d->day - 1;
-    for (month = 1; month < d->month; month++) {
-        days += month_days[month - 1] + (leap && month == 2 ? 1u : 0u);
-    }
-    days -= 719162; /* from 0001-01-01 to 1970-01-01 */
-    return (int64_t)(((days * 24 + d->hour) * 60 + d->minute) * 60 + d->second);
-}
-
-/* One of the names in `list`, three letters each, off the front: its number from 1 on, or 0. */
-static uint64_t azoi_date_name(azo_str *text, const char *list) {
-    uint64_t number;
-    for (number = 1; *list != '\0'; number++, list += 3) {
-        if (text->len >= 3 && azoi_same(azoi_view(text->ptr, 3), azoi_view(list, 3))) {
-            *text = azoi_skip(*text, 3);
-            return number;
-        }
-    }
-    return 0;
-}
-
-static bool azoi_date_number(azo_str *text, size_t width, uint64_t *out) {
-    bool ok = text->len >= width && azoi_parse_u64(azoi_view(text->ptr, width), out);
-    *text = azoi_skip(*text, width);
-    return ok;
-}
-
-static bool azoi_date_mark(azo_str *text, const char *mark) {
-    bool ok = azoi_starts(*text, mark);
-    *text = azoi_skip(*text, strlen(mark));
-    return ok;
-}
-
-static bool azoi_date_clock(azo_str *text, azoi_date *d) {
-    return azoi_date_number(text, 2, &d->hour) && azoi_date_mark(text, ":") && azoi_date_number(text, 2, &d->minute) &&
-           azoi_date_mark(text, ":") && azoi_date_number(text, 2, &d->second);
-}
-
-static bool azoi_date_month(azo_str *text, azoi_date *d) {
-    d->month = azoi_date_name(text, "JanFebMarAprMayJunJulAugSepOctNovDec");
-    return d->month > 0;
-}
-
-/* Behind the weekday: " Nov  6 08:49:37 1994" */
-static bool azoi_date_asctime(azo_str text, azoi_date *d) {
-    bool one_digit;
-    if (!azoi_date_mark(&text, " ") || !azoi_date_month(&text, d) || !azoi_date_mark(&text, " ")) {
-        return false;
-    }
-    one_digit = azoi_starts(text, " ");
-    text = azoi_skip(text, one_digit ? 1 : 0);
-    return azoi_date_number(&text, one_digit ? 1 : 2, &d->day) && azoi_date_mark(&text, " ") &&
-           azoi_date_clock(&text, d) && azoi_date_mark(&text, " ") && azoi_date_number(&text, 4, &d->year) &&
-           text.len == 0;
-}
-
-/* Behind the weekday: ", 06 Nov 1994 08:49:37 GMT" with `gap` " ", or ", 06-Nov-94 08:49:37 GMT" with "-" */
-static bool azoi_date_fixed(azo_str text, const char *gap, size_t year_digits, azoi_date *d) {
-    return azoi_date_mark(&text, ", ") && azoi_date_number(&text, 2, &d->day) && azoi_date_mark(&text, gap) &&
-           azoi_date_month(&text, d) && azoi_date_mark(&text, gap) && azoi_date_number(&text, year_digits, &d->year) &&
-           azoi_date_mark(&text, " ") && azoi_date_clock(&text, d) && azoi_equal(text, " GMT");
+    month /= 3;
+    years = (int64_t)year - (month >= 10 ? 1 : 0);
+    days = years * 365 + years / 4 - years / 100 + years / 400 + (month * 153 + 2) / 5 + day - 719469; /* since 1970 */
+    return ((days * 24 + clock[0]) * 60 + clock[1]) * 60 + clock[2];
 }
 
 static int64_t azoi_http_date(azo_str text) {
-    static const char *const tails[] = {"day", "sday", "nesday", "rsday", "day", "urday", "day"};
-    azoi_date date;
-    uint64_t weekday;
-    azo_str rest = azoi_trim(text);
-    memset(&date, 0, sizeof date);
-    weekday = azoi_date_name(&rest, "MonTueWedThuFriSatSun");
-    if (weekday == 0) {
+    char copy[40];
+    char month[4];
+    unsigned year;
+    unsigned day;
+    unsigned clock[3];
+    azo_str date = azoi_trim(text);
+    if (date.len == 0 || date.len >= sizeof copy) {
         return -1;
     }
-    if (azoi_starts(rest, ",")) {
-        return azoi_date_fixed(rest, " ", 4, &date) ? azoi_date_seconds(&date) : -1;
+    memcpy(copy, date.ptr, date.len);
+    copy[date.len] = '\0';
+    if (sscanf(copy, "%*3c, %2u %3s %4u %2u:%2u:%2u", &day, month, &year, &clock[0], &clock[1], &clock[2]) == 6 ||
+        sscanf(copy, "%*3c %3s %2u %2u:%2u:%2u %4u", month, &day, &clock[0], &clock[1], &clock[2], &year) == 6) {
+        return azoi_date_seconds(year, month, day, clock);
     }
-    if (azoi_starts(rest, " ")) {
-        return azoi_date_asctime(rest, &date) ? azoi_date_seconds(&date) : -1;
-    }
-    if (!azoi_date_mark(&rest, tails[weekday - 1]) || !azoi_date_fixed(rest, "-", 2, &date)) {
+    if (sscanf(copy, "%*[A-Za-z,] %2u-%3s-%2u %2u:%2u:%2u", &day, month, &year, &clock[0], &clock[1], &clock[2]) != 6) {
         return -1;
     }
-    date.year += date.year < 70 ? 2000 : 1900; /* nothing that we read was sent before 1970 */
-    return azoi_date_seconds(&date);
+    return azoi_date_seconds(year + (year < 70 ? 2000 : 1900), month, day, clock);
 }
 
 /* ---- waits ---- */
 
 /* "12", "1.5": positive decimal numbers times `scale`, rounded up to ms; -1 for anything else. Saturates. */
 static int32_t azoi_wait_number(azo_str text, int scale) {
-    size_t dot = azoi_find(text, '.');
-    azo_str whole = azoi_view(text.ptr, dot);
-    azo_str fraction = azoi_skip(text, dot + 1);
-    uint64_t ms = 0;
-    uint64_t part = 0;
-    uint64_t unit = 1;
-    size_t i;
-    for (i = 0; i < text.len; i++) {
-        if (!azoi_is_digit(text.ptr[i]) && i != dot) {
-            return -1;
-        }
-    }
-    if (whole.len + fraction.len == 0) {
+    double ms;
+    int32_t whole;
+    if (!azoi_parse_double(text, &ms) || !(ms > 0)) {
         return -1;
     }
-    if (whole.len > 0 && (!azoi_parse_u64(whole, &ms) || ms > INT32_MAX)) {
+    ms *= scale;
+    if (ms >= INT32_MAX) {
         return INT32_MAX;
     }
-    for (i = 0; i < fraction.len && i < 12; i++) {
-        part = part * 10 + (uint64_t)(fraction.ptr[i] - '0');
-        unit *= 10;
-    }
-    ms = ms * (uint64_t)scale + (part * (uint64_t)scale + unit - 1) / unit;
-    if (ms > INT32_MAX) {
-        return INT32_MAX;
-    }
-    return ms == 0 ? -1 : (int32_t)ms;
+    whole = (int32_t)ms;
+    return whole < ms ? whole + 1 : whole;
 }
 
 static int32_t azoi_wait_until(azo_str text, int64_t unix_now) {
@@ -3804,22 +3469,19 @@ static int32_t azoi_wait_until(azo_str text, int64_t unix_now) {
 
 /* The first header that says something usable: zero, negative and malformed ones say nothing. */
 static int32_t azoi_retry_after(azo_str headers, int status, int64_t unix_now) {
-    azo_str after = azoi_header(headers, "retry-after");
-    int32_t wait = azoi_wait_number(azoi_header(headers, "retry-after-ms"), 1);
-    if (wait < 0) {
-        wait = azoi_wait_number(azoi_header(headers, "x-ms-retry-after-ms"), 1);
-    }
-    if (wait < 0) {
-        wait = azoi_wait_number(after, 1000);
-    }
-    if (wait < 0) {
-        wait = azoi_wait_until(after, unix_now);
-    }
-    if (wait < 0 && status == 429) {
-        wait = azoi_wait_number(azoi_header(headers, "x-ratelimit-reset-tokens"), 1000);
-    }
-    if (wait < 0 && status == 429) {
-        wait = azoi_wait_number(azoi_header(headers, "x-rate-limit-reset-tokens"), 1000);
+    static const struct {
+        const char *name;
+        int scale;
+    } sources[] = {{"retry-after-ms", 1}, {"x-ms-retry-after-ms", 1}, {"retry-after", 1000},
+                   /* only with a 429: */ {"x-ratelimit-reset-tokens", 1000}, {"x-rate-limit-reset-tokens", 1000}};
+    int32_t wait = -1;
+    size_t i;
+    for (i = 0; i < (status == 429 ? 5 : 3) && wait < 0; i++) {
+        azo_str text = azoi_header(headers, sources[i].name);
+        wait = azoi_wait_number(text, sources[i].scale);
+        if (wait < 0) {
+            wait = azoi_wait_until(text, unix_now);
+        }
     }
     return wait;
 }
@@ -5087,45 +4749,48 @@ static azo_result azoi_stream_connect(azoi_stream *s) {
     return azoi_stream_failed(s, "connecting", 0);
 }
 
-/* What recv or send of the hook answered: at least `least`, AGAIN, or -1 with s->failed set. */
-static ptrdiff_t azoi_stream_moved(azoi_stream *s, ptrdiff_t answer, ptrdiff_t least, size_t most, bool *blocked) {
+/* What a hook answered, as mbedTLS wants to hear it: how many bytes, `again`, or STOPPED with s->failed set. */
+static int azoi_bio_answer(azoi_stream *s, ptrdiff_t answer, size_t most, bool *blocked, int again) {
     *blocked = answer == AZO_IO_AGAIN;
-    if (*blocked || (answer >= least && (size_t)answer <= most)) {
-        return answer;
+    if (*blocked) {
+        return again;
+    }
+    if (answer >= 0 && (size_t)answer <= most) {
+        return (int)answer;
     }
     azoi_stream_note(s, answer, AZO_ERR_CLOSED);
-    return -1;
-}
-
-static ptrdiff_t azoi_stream_recv(azoi_stream *s, void *buf, size_t cap) {
-    const azo_transport *t = &s->net->transport;
-    errno = 0;
-    return azoi_stream_moved(s, t->recv(s->conn, buf, cap, t->user_data), 0, cap, &s->in_blocked);
-}
-
-static ptrdiff_t azoi_stream_send(azoi_stream *s, const void *buf, size_t len) {
-    const azo_transport *t = &s->net->transport;
-    errno = 0;
-    return azoi_stream_moved(s, t->send(s->conn, buf, len, t->user_data), 1, len, &s->out_blocked);
+    return AZOI_TLS_STOPPED;
 }
 
 static int azoi_bio_recv(void *user_data, unsigned char *buf, size_t cap) {
-    ptrdiff_t got = azoi_stream_recv((azoi_stream *)user_data, buf, cap < INT_MAX ? cap : INT_MAX);
-    return got == AZO_IO_AGAIN ? MBEDTLS_ERR_SSL_WANT_READ : got < 0 ? AZOI_TLS_STOPPED : (int)got;
+    azoi_stream *s = (azoi_stream *)user_data;
+    const azo_transport *t = &s->net->transport;
+    cap = cap < INT_MAX ? cap : INT_MAX;
+    errno = 0;
+    return azoi_bio_answer(s, t->recv(s->conn, buf, cap, t->user_data), cap, &s->in_blocked,
+                           MBEDTLS_ERR_SSL_WANT_READ);
 }
 
 static int azoi_bio_send(void *user_data, const unsigned char *buf, size_t len) {
     azoi_stream *s = (azoi_stream *)user_data;
-    ptrdiff_t sent = azoi_stream_send(s, buf, len < INT_MAX ? len : INT_MAX);
+    const azo_transport *t = &s->net->transport;
+    len = len < INT_MAX ? len : INT_MAX;
+    errno = 0;
+    ptrdiff_t sent = t->send(s->conn, buf, len, t->user_data);
     s->flushed |= s->unsent > 0 && sent > 0 && (size_t)sent == len;
-    return sent == AZO_IO_AGAIN ? MBEDTLS_ERR_SSL_WANT_WRITE : sent < 0 ? AZOI_TLS_STOPPED : (int)sent;
+    if (sent == 0) {
+        sent = AZO_ERR_CLOSED; /* no answer for send */
+    }
+    return azoi_bio_answer(s, sent, len, &s->out_blocked, MBEDTLS_ERR_SSL_WANT_WRITE);
 }
 
 static azo_result azoi_stream_start_tls(azoi_stream *s, const char *host, uint16_t port) {
     size_t len = strlen(host);
     s->host = host;
     s->port = port;
-    if (len == 0 || len >= sizeof s->name || (strchr(host, ':') != NULL && !azoi_is_numeric(azo_s(host)))) {
+    /* Before 3.6.6 mbedTLS reads out of bounds in malformed IPv6 addresses (CVE-2026-25833). */
+    bool refused = strchr(host, ':') != NULL && (MBEDTLS_VERSION_NUMBER < 0x03060600 || !azoi_is_numeric(azo_s(host)));
+    if (len == 0 || len >= sizeof s->name || refused) {
         return azoi_fail(s->error, AZO_ERR_ARGUMENT, "A certificate cannot be checked against this host (%zu bytes "
                          "long). Give the endpoint a host name.", len);
     }
@@ -5207,17 +4872,21 @@ static ptrdiff_t azoi_stream_end(azoi_stream *s, bool cut) {
     return cut ? AZO_ERR_CLOSED : 0;
 }
 
-static ptrdiff_t azoi_tls_read(azoi_stream *s, void *buf, size_t cap) {
+static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
     enum { MAX_EMPTY = 100 };
+    unsigned char *bytes = (unsigned char *)buf;
     int ret = 0;
+    if (s->ended) {
+        return azoi_stream_end(s, s->cut);
+    }
     for (int round = 0; round < MAX_EMPTY; round++) {
         s->in_blocked = false;
-        ret = mbedtls_ssl_read(s->tls, (unsigned char *)buf, cap);
+        ret = s->tls != NULL ? mbedtls_ssl_read(s->tls, bytes, cap) : azoi_bio_recv(s, bytes, cap);
         if (ret > 0) {
             return ret;
         }
         if (ret == 0 || ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) {
-            return azoi_stream_end(s, ret != MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY);
+            return azoi_stream_end(s, s->tls != NULL && ret != MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY);
         }
         if (!azoi_tls_again(s, ret)) {
             break;
@@ -5231,31 +4900,22 @@ static ptrdiff_t azoi_tls_read(azoi_stream *s, void *buf, size_t cap) {
     return azoi_tls_failed(s, ret, "receiving");
 }
 
-static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
-    if (s->ended) {
-        return azoi_stream_end(s, s->cut);
-    }
-    if (s->tls != NULL) {
-        return azoi_tls_read(s, buf, cap);
-    }
-    ptrdiff_t got = azoi_stream_recv(s, buf, cap);
-    if (got > 0 || got == AZO_IO_AGAIN) {
-        return got;
-    }
-    (void)azoi_stream_end(s, got < 0);
-    return got == 0 ? AZO_OK : azoi_stream_failed(s, "receiving", 0);
-}
-
 /* The record of an unfinished write is encrypted already, so its length must stand. When a TLS 1.3 ticket comes in
  * between, mbedTLS flushes that record and forgets that it was this write: calling it again would send it twice. */
-static ptrdiff_t azoi_tls_write(azoi_stream *s, const void *buf, size_t len) {
+static ptrdiff_t azoi_stream_write(azoi_stream *s, const void *buf, size_t len) {
     enum { MAX_ROUNDS = 100 };
+    const unsigned char *bytes = (const unsigned char *)buf;
     int ret = 0;
-    int most = mbedtls_ssl_get_max_out_record_payload(s->tls);
+    if (len == 0 || s->broken) {
+        return len == 0 ? 0 : AZO_ERR_CLOSED; /* explained before */
+    }
+    int most = s->tls != NULL ? mbedtls_ssl_get_max_out_record_payload(s->tls) : INT_MAX;
     len = most > 0 && len > (size_t)most ? (size_t)most : len;
     len = s->unsent > 0 && s->unsent < len ? s->unsent : len;
     for (int round = 0; round < MAX_ROUNDS; round++) {
-        ret = s->flushed ? (int)len : mbedtls_ssl_write(s->tls, (const unsigned char *)buf, len);
+        ret = s->flushed ? (int)len
+              : s->tls != NULL ? mbedtls_ssl_write(s->tls, bytes, len)
+                               : azoi_bio_send(s, bytes, len);
         if (ret > 0) {
             s->unsent = 0;
             s->flushed = false;
@@ -5270,20 +4930,6 @@ static ptrdiff_t azoi_tls_write(azoi_stream *s, const void *buf, size_t len) {
         }
     }
     return azoi_tls_failed(s, ret, "sending");
-}
-
-static ptrdiff_t azoi_stream_write(azoi_stream *s, const void *buf, size_t len) {
-    if (len == 0 || s->broken) {
-        return len == 0 ? 0 : AZO_ERR_CLOSED; /* explained before */
-    }
-    if (s->tls != NULL) {
-        return azoi_tls_write(s, buf, len);
-    }
-    ptrdiff_t sent = azoi_stream_send(s, buf, len);
-    if (sent > 0 || sent == AZO_IO_AGAIN) {
-        return sent;
-    }
-    return azoi_stream_failed(s, "sending", 0);
 }
 
 static size_t azoi_stream_watch(azoi_stream *s, unsigned want, azo_watch *out, size_t cap, int32_t *timeout_ms) {
@@ -8033,33 +7679,31 @@ static void azoi_buf_slim(azoi_buf *b) {
     azoi_buf_clear(b);
 }
 
-/* The next of several words with | between them; false at the end. */
-static bool azoi_word_next(const char **list, char *word, size_t cap) {
-    size_t len = strcspn(*list, "|");
-    snprintf(word, cap, "%.*s", (int)len, *list);
-    *list += len + ((*list)[len] == '|' ? 1 : 0);
-    return len > 0;
+/* Whether the text is one of several words with | between them, or, with `inside`, has one of them in it; any case. */
+static bool azoi_matches(azo_str text, const char *list, bool inside) {
+    char word[48];
+    while (list[0] != '\0') {
+        size_t len = strcspn(list, "|");
+        snprintf(word, sizeof word, "%.*s", (int)len, list);
+        if (inside ? azoi_contains_ci(text, word) : azoi_equal_ci(text, word)) {
+            return true;
+        }
+        list += len + (list[len] == '|' ? 1 : 0);
+    }
+    return false;
 }
 
-/* Whether the text is one of the words, in any case. */
 static bool azoi_one_of(azo_str text, const char *list) {
-    char word[48];
-    while (azoi_word_next(&list, word, sizeof word)) {
-        if (azoi_equal_ci(text, word)) {
-            return true;
-        }
-    }
-    return false;
+    return azoi_matches(text, list, false);
 }
 
-static bool azoi_has_one_of(azo_str text, const char *list) {
-    char word[48];
-    while (azoi_word_next(&list, word, sizeof word)) {
-        if (azoi_contains_ci(text, word)) {
-            return true;
-        }
+/* Clears the caller's error; `argument`: the number of one that is NULL and must not be, 0: none is. */
+static azo_result azoi_begin(azo_error *err, int argument) {
+    if (err != NULL) {
+        azoi_error_clear(err);
     }
-    return false;
+    return argument == 0 ? AZO_OK : azoi_fail(err, AZO_ERR_ARGUMENT, "The pointer is NULL (argument %d). Pass a valid "
+                                              "one.", argument);
 }
 
 /* ---- replies ---- */
@@ -8078,11 +7722,6 @@ static azo_str azoi_owned_put(azoi_owned *o, azo_str text) {
     return azoi_view(start, text.len);
 }
 
-/* What stands behind the head of the block: the reply, and then its tables. */
-static void *azoi_owned_reply(azoi_owned *o) {
-    return (char *)o + azoi_aligned(sizeof *o);
-}
-
 static void azoi_owned_free(azoi_owned *o) {
     if (o != NULL) {
         azo_allocator allocator = o->allocator;
@@ -8092,21 +7731,40 @@ static void azoi_owned_free(azoi_owned *o) {
     }
 }
 
-/* Room for the reply with its tables, for `texts` bytes of text (NULs included), and for the headers, twice. */
-static azoi_owned *azoi_owned_new(const azo_request *job, size_t tables, size_t texts) {
+/* What stands behind the head of the block: the reply, and then its tables. */
+static void *azoi_owned_reply(azoi_owned *o) {
+    return (char *)o + azoi_aligned(sizeof *o);
+}
+
+/* The block of job's reply, with room for the reply and its tables, for `texts` bytes of text (NULs included), and for
+ * the headers, twice. Returns the reply, zeroed but for its owner; NULL: no memory, as job->error says. */
+static void *azoi_owned_new(azo_request *job, size_t tables, size_t texts) {
     size_t head = azoi_aligned(sizeof(azoi_owned)) + azoi_aligned(tables);
     size_t size;
-    if (!azoi_sum(head + 2 * (job->head.headers.len + 1), texts, &size)) {
+    azoi_owned *o = NULL;
+    if (azoi_sum(head + 2 * (job->head.headers.len + 1), texts, &size)) {
+        o = (azoi_owned *)azoi_resize(&job->allocator, NULL, 0, size);
+    }
+    if (o == NULL) {
+        (void)azoi_memory(&job->error);
         return NULL;
     }
-    azoi_owned *o = (azoi_owned *)azoi_resize(&job->allocator, NULL, 0, size);
-    if (o != NULL) {
-        memset(o, 0, head);
-        o->allocator = job->allocator;
-        o->size = size;
-        o->at = (char *)o + head;
+    memset(o, 0, head);
+    o->allocator = job->allocator;
+    o->size = size;
+    o->at = (char *)o + head;
+    ((azoi_answer *)job->data)->owned = o;
+    memcpy(azoi_owned_reply(o), &o, sizeof o); /* every reply begins with void *owned */
+    return azoi_owned_reply(o);
+}
+
+/* A number that counts something; `otherwise` if it is none, -1 if it makes no sense. */
+static int64_t azoi_count_of(azo_str value, int64_t otherwise) {
+    uint64_t number;
+    if (!azoi_starts(value, "-") && (value.len == 0 || !azoi_is_digit(value.ptr[0]))) {
+        return otherwise;
     }
-    return o;
+    return azoi_parse_u64(value, &number) && number <= INT64_MAX ? (int64_t)number : -1;
 }
 
 /* "10" (seconds), "17ms", "6m0s": milliseconds; -1 for anything else. */
@@ -8129,56 +7787,7 @@ static int32_t azoi_limit_wait(azo_str text) {
 
 static void azoi_http_clear(azo_http *http) {
     memset(http, 0, sizeof *http);
-    http->limits.remaining_requests = -1;
-    http->limits.remaining_tokens = -1;
-    http->limits.limit_requests = -1;
-    http->limits.limit_tokens = -1;
-    http->limits.reset_requests_ms = -1;
-    http->limits.reset_tokens_ms = -1;
-}
-
-/* `name` is what follows "x-ratelimit-", which some write "x-rate-limit-". */
-static void azoi_http_limit(azo_rate_limits *limits, azo_str name, azo_str value) {
-    uint64_t count;
-    int64_t number = azoi_parse_u64(value, &count) && count <= INT64_MAX ? (int64_t)count : -1;
-    if (azoi_equal_ci(name, "remaining-requests")) {
-        limits->remaining_requests = number;
-    } else if (azoi_equal_ci(name, "remaining-tokens")) {
-        limits->remaining_tokens = number;
-    } else if (azoi_equal_ci(name, "limit-requests")) {
-        limits->limit_requests = number;
-    } else if (azoi_equal_ci(name, "limit-tokens")) {
-        limits->limit_tokens = number;
-    } else if (azoi_equal_ci(name, "reset-requests")) {
-        limits->reset_requests_ms = azoi_limit_wait(value);
-    } else if (azoi_equal_ci(name, "reset-tokens")) {
-        limits->reset_tokens_ms = azoi_limit_wait(value);
-    }
-}
-
-/* The header block is followed by a twin of itself in which a NUL stands behind every value: views that are handed out
- * point into that. The lines were checked when the head came. */
-static void azoi_owned_headers(azoi_owned *o, azo_str headers, azo_http *http) {
-    azo_str line;
-    azo_str other_id = azoi_view(NULL, 0);
-    http->headers = azoi_owned_put(o, headers);
-    char *twin = o->at;
-    azo_str rest = azoi_owned_put(o, headers);
-    while (azoi_line_next(&rest, &line)) {
-        azo_str name = azoi_view(line.ptr, azoi_find(line, ':'));
-        azo_str value = azoi_trim(azoi_skip(line, name.len + 1));
-        twin[(size_t)(value.ptr - twin) + value.len] = '\0';
-        if (azoi_starts_ci(name, "x-rate")) {
-            azoi_http_limit(&http->limits, azoi_skip(name, azoi_starts_ci(name, "x-ratelimit-") ? 12 : 13), value);
-        } else if (azoi_equal_ci(name, "x-ms-region")) {
-            http->region = value;
-        } else if (azoi_equal_ci(name, "apim-request-id")) {
-            http->request_id = value;
-        } else if (azoi_equal_ci(name, "x-request-id")) {
-            other_id = value;
-        }
-    }
-    http->request_id = http->request_id.len > 0 ? http->request_id : other_id;
+    memset(&http->limits, 0xff, sizeof http->limits); /* -1 everywhere */
 }
 
 AZO_API azo_str azo_http_header(const azo_http *http, const char *name) {
@@ -8187,6 +7796,31 @@ AZO_API azo_str azo_http_header(const azo_http *http, const char *name) {
         value = azoi_header(http->headers, name);
     }
     return value.ptr != NULL ? azoi_view(value.ptr + http->headers.len + 1, value.len) : value;
+}
+
+/* The header block is followed by a twin of itself in which a NUL stands behind every value: views that are handed out
+ * point into that. */
+static void azoi_owned_headers(azoi_owned *o, azo_str headers, azo_http *http) {
+    azo_rate_limits *limits = &http->limits;
+    azo_str name;
+    azo_str value;
+    http->headers = azoi_owned_put(o, headers);
+    char *twin = o->at;
+    azo_str rest = azoi_owned_put(o, headers);
+    while (azoi_header_next(&rest, &name, &value)) {
+        twin[(size_t)(value.ptr - twin) + value.len] = '\0';
+    }
+    http->region = azo_http_header(http, "x-ms-region");
+    http->request_id = azo_http_header(http, "apim-request-id");
+    http->request_id = http->request_id.len > 0 ? http->request_id : azo_http_header(http, "x-request-id");
+    limits->remaining_requests = azoi_count_of(azo_http_header(http, "x-ratelimit-remaining-requests"), -1);
+    limits->remaining_tokens = azoi_count_of(azo_http_header(http, "x-ratelimit-remaining-tokens"), -1);
+    limits->limit_requests = azoi_count_of(azo_http_header(http, "x-ratelimit-limit-requests"), -1);
+    limits->limit_tokens = azoi_count_of(azo_http_header(http, "x-ratelimit-limit-tokens"), -1);
+    limits->reset_requests_ms = azoi_limit_wait(azo_http_header(http, "x-ratelimit-reset-requests"));
+    value = azo_http_header(http, "x-ratelimit-reset-tokens");
+    value = value.len > 0 ? value : azo_http_header(http, "x-rate-limit-reset-tokens");
+    limits->reset_tokens_ms = azoi_limit_wait(value);
 }
 
 static void azoi_owned_http(azoi_owned *o, azo_request *job, bool with_body, azo_http *http) {
@@ -8209,12 +7843,9 @@ static void azoi_owned_http(azoi_owned *o, azo_request *job, bool with_body, azo
 /* What every azo_X_end does; `out` was cleared and may be NULL. `seal` makes the reply of a call that failed, or was
  * cut from its client, out of what came. */
 static azo_result azoi_end(azo_request *job, azoi_job_kind kind, azo_result (*seal)(azo_request *job), void *out,
-                           size_t size, azo_http *http, azo_error *err) {
-    if (err != NULL) {
-        azoi_error_clear(err);
-    }
-    if (job == NULL) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The request is NULL (argument 1). Pass what azo_X_begin gave.");
+                           size_t size, azo_error *err) {
+    if (azoi_begin(err, job == NULL ? 1 : 0) != AZO_OK) {
+        return AZO_ERR_ARGUMENT;
     }
     if (job->in_callback || (job->client != NULL && job->client->in_callback)) {
         return azoi_fail(err, AZO_ERR_STATE, "An azo_X_end was called inside a callback (error %d). Call it after the "
@@ -8233,10 +7864,6 @@ static azo_result azoi_end(azo_request *job, azoi_job_kind kind, azo_result (*se
     if (result != AZO_OK && err != NULL) {
         *err = job->error;
     }
-    if (out != NULL && http != NULL) {
-        http->status = job->head.status; /* also where there is no memory for more */
-        http->attempts = job->attempts;
-    }
     if (out != NULL && (answer->owned != NULL || (seal != NULL && seal(job) == AZO_OK))) {
         memcpy(out, azoi_owned_reply(answer->owned), size);
         answer->owned = NULL;
@@ -8247,20 +7874,18 @@ static azo_result azoi_end(azo_request *job, azoi_job_kind kind, azo_result (*se
 
 /* ---- header lines of the user ---- */
 
-static bool azoi_header_reserved(azo_str name) {
-    return azoi_one_of(name, "host|content-length|transfer-encoding|connection|content-type|authorization|api-key");
-}
-
 /* Lines to send, and lines to log, with the values hidden. Either buffer may be NULL. */
 static azo_result azoi_header_lines(const azo_header *headers, size_t count, azoi_buf *lines, azoi_buf *log_lines,
                                     azo_error *e) {
+    static const char reserved[] =
+        "host|content-length|transfer-encoding|connection|content-type|authorization|api-key";
     for (size_t i = 0; i < count; i++) {
         if (headers == NULL || headers[i].name == NULL || headers[i].value == NULL ||
             !azoi_header_ok(azo_s(headers[i].name), azo_s(headers[i].value))) {
             return azoi_fail(e, AZO_ERR_ARGUMENT, "Header number %zu has no valid name, or a control character in its "
                              "value. Names are letters, digits and dashes; values are one line.", i);
         }
-        if (azoi_header_reserved(azo_s(headers[i].name))) {
+        if (azoi_one_of(azo_s(headers[i].name), reserved)) {
             return azoi_fail(e, AZO_ERR_ARGUMENT, "Header number %zu (%s) is written by the library. Leave it out; "
                              "credentials and content types have fields of their own.", i, headers[i].name);
         }
@@ -8277,13 +7902,6 @@ static azo_result azoi_header_lines(const azo_header *headers, size_t count, azo
 
 /* ---- drafts: a request as it is put together in client->scratch ---- */
 
-/* What the path of an endpoint ends in, besides the operation of a target URI that was pasted whole. */
-typedef enum azoi_tail {
-    AZOI_TAIL_OPENAI,      /* "/openai", "/openai/v1", or nothing: it is to be added */
-    AZOI_TAIL_DEPLOYMENTS, /* "/deployments/x" without "/openai": a gateway that leaves it out */
-    AZOI_TAIL_V1           /* "/v1" without "/openai": the same */
-} azoi_tail;
-
 typedef struct azoi_draft {
     azo_client *client;
     const azo_call *call;
@@ -8291,7 +7909,7 @@ typedef struct azoi_draft {
     bool secure;
     uint16_t port;
     bool dated; /* the route */
-    azoi_tail tail;
+    bool bare;  /* the endpoint is that of a gateway without "/openai" */
     azoi_span host;
     azoi_span prefix; /* of the path, before "/openai" */
     azoi_span version;
@@ -8348,26 +7966,21 @@ static bool azoi_segment_next(azo_str *path, azo_str *segment) {
 static void azoi_endpoint_path(azoi_draft *d, azo_str path, azo_str *deployment) {
     azo_str rest = path;
     azo_str segment;
-    azo_str last = azoi_view(NULL, 0);
-    bool found = false;
+    azo_str none;
     size_t cut = path.len;
     while (azoi_segment_next(&rest, &segment)) {
-        size_t at = (size_t)(segment.ptr - path.ptr);
-        last = segment;
-        if (azoi_equal_ci(segment, "openai")) {
-            found = true;
-            cut = at;
-        } else if (azoi_equal_ci(segment, "deployments")) {
+        azo_str behind = rest;
+        bool openai = azoi_equal_ci(segment, "openai");
+        bool deployments = azoi_equal_ci(segment, "deployments");
+        bool v1 = azoi_equal_ci(segment, "v1") && !azoi_segment_next(&behind, &none);
+        if (openai || (cut == path.len && (deployments || v1))) {
+            cut = (size_t)(segment.ptr - path.ptr);
+            d->bare = !openai;
+        }
+        if (deployments) {
             (void)azoi_segment_next(&rest, deployment);
-            d->tail = found ? AZOI_TAIL_OPENAI : AZOI_TAIL_DEPLOYMENTS;
-            cut = found ? cut : at;
-            found = true;
             break;
         }
-    }
-    if (!found && azoi_equal_ci(last, "v1")) {
-        d->tail = AZOI_TAIL_V1;
-        cut = (size_t)(last.ptr - path.ptr);
     }
     d->prefix = azoi_draft_span(d, azoi_view(path.ptr, cut));
 }
@@ -8413,18 +8026,10 @@ static azo_result azoi_endpoint_parse(azoi_draft *d, azo_str text) {
     if (azoi_url_split(azoi_buf_view(b), &url, &why) != AZO_OK) {
         return azoi_fail(d->error, AZO_ERR_ARGUMENT, "Endpoint: %s", why.message);
     }
-    if (url.userinfo.len > 0) {
-        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "The endpoint has a user name before its host (%zu bytes). Leave "
-                         "it out; credentials are given in azo_client_desc.", url.userinfo.len);
-    }
-    if (!url.secure && !azoi_is_loopback(url.host)) {
-        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "The endpoint http://%.*s would carry the credential in the "
-                         "clear. Use https://; http:// is for loopback addresses.", (int)url.host.len, url.host.ptr);
-    }
-    if (azoi_ends_ci(url.host, ".services.ai.azure.com") && azoi_starts_ci(url.path, "/models")) {
-        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "The endpoint (/models on %.*s) is that of another API, Azure AI "
-                         "model inference. Use https://%.*s/ alone.", (int)url.host.len, url.host.ptr,
-                         (int)url.host.len, url.host.ptr);
+    if (url.userinfo.len > 0 || (!url.secure && !azoi_is_loopback(url.host))) {
+        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "The endpoint on %.*s would show a credential to others (error "
+                         "%d). Use https:// without a user name; http:// is for loopback addresses.",
+                         (int)(url.host.len < 200 ? url.host.len : 200), url.host.ptr, (int)AZO_ERR_ARGUMENT);
     }
     d->secure = url.secure;
     d->port = url.port;
@@ -8464,13 +8069,14 @@ static azo_result azoi_draft_open(azoi_draft *d, azo_client *c, const azo_call *
     }
     bool unnamed = needs_deployment && d->deployment.len == 0;
     if (endpoint.len == 0 || unnamed) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "%s%s%s not set. Give %s in azo_client_desc, in the call, or by %s.",
-                         endpoint.len == 0 ? "The endpoint" : "The deployment",
-                         endpoint.len == 0 && unnamed ? " and the deployment" : "",
-                         endpoint.len == 0 && unnamed ? " are" : " is",
-                         endpoint.len == 0 && unnamed ? "them" : "it",
-                         endpoint.len > 0 ? "AZURE_OPENAI_DEPLOYMENT"
-                         : unnamed ? "AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_DEPLOYMENT" : "AZURE_OPENAI_ENDPOINT");
+        bool both = endpoint.len == 0 && unnamed;
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "The %s is not set. Give it in azo_client_desc, in the call, or by %s.",
+                         both                ? "endpoint, like the deployment,"
+                         : endpoint.len == 0 ? "endpoint"
+                                             : "deployment",
+                         both                ? "AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_DEPLOYMENT"
+                         : endpoint.len == 0 ? "AZURE_OPENAI_ENDPOINT"
+                                             : "AZURE_OPENAI_DEPLOYMENT");
     }
     azo_str name = azoi_draft_view(d, d->deployment);
     if (azoi_equal(name, ".") || azoi_equal(name, "..")) {
@@ -8507,8 +8113,7 @@ static void azoi_draft_target(azoi_draft *d, bool with_deployment, azo_str path,
         azoi_buf_char(b, '/');
         azoi_percent(b, segment, AZOI_SEGMENT "%");
     }
-    bool whole = (d->tail == AZOI_TAIL_DEPLOYMENTS && d->dated) || (d->tail == AZOI_TAIL_V1 && !d->dated);
-    azoi_buf_puts(b, whole ? "" : "/openai");
+    azoi_buf_puts(b, d->bare ? "" : "/openai");
     azoi_buf_puts(b, d->dated ? "" : "/v1");
     if (with_deployment && d->dated) {
         azoi_buf_puts(b, "/deployments/");
@@ -8530,11 +8135,10 @@ static azo_result azoi_draft_headers(azoi_draft *d, const char *content_type, co
     azo_client *c = d->client;
     azoi_buf *b = &c->scratch;
     const azo_call *call = d->call;
-    for (size_t i = 0; i < call->header_count && call->headers != NULL; i++) {
-        if (call->headers[i].name != NULL && azoi_equal_ci(azoi_buf_view(&c->auth_header), call->headers[i].name)) {
-            return azoi_fail(d->error, AZO_ERR_ARGUMENT, "Header number %zu (%s) carries the API key. Leave it out; "
-                             "the key is given in azo_client_desc.", i, call->headers[i].name);
-        }
+    if (!azoi_header_ok(azo_s("Accept"), azo_s(accept)) ||
+        (content_type != NULL && !azoi_header_ok(azo_s("Content-Type"), azo_s(content_type)))) {
+        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "content_type or accept has a control character in it (error %d). "
+                         "Write a media type, like application/json.", (int)AZO_ERR_ARGUMENT);
     }
     for (int shown = 0; shown < 2; shown++) {
         size_t start = b->len;
@@ -8630,16 +8234,12 @@ static azo_result azoi_draft_send_post(azoi_draft *d, const azoi_job_ops *ops, s
 
 /* What every azo_X_begin looks at first. */
 static azo_result azoi_may_begin(azo_client *c, const void *desc, azo_request **out, azo_error *err) {
-    if (err != NULL) {
-        azoi_error_clear(err);
-    }
+    azo_result r = azoi_begin(err, c == NULL ? 1 : desc == NULL ? 2 : out == NULL ? 3 : 0);
     if (out != NULL) {
         *out = NULL;
     }
-    if (c == NULL || desc == NULL || out == NULL) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The %s is NULL (argument %d). Pass a valid pointer.",
-                         c == NULL ? "client" : desc == NULL ? "desc" : "place for the request",
-                         c == NULL ? 1 : desc == NULL ? 2 : 3);
+    if (r != AZO_OK) {
+        return r;
     }
     if (c->closing) {
         return azoi_fail(err, AZO_ERR_STATE, "The client is being closed (error %d). Begin nothing more on it.",
@@ -8825,9 +8425,9 @@ static const azoi_rule *azoi_refusal_rule(const azoi_refusal *r) {
         fits = fits || (rule->codes != NULL && (azoi_one_of(azo_s(r->code), rule->codes) ||
                                                 azoi_one_of(azo_s(r->inner), rule->codes)));
         fits = fits && (rule->if_sent == '\0' || rule->if_sent == sent);
-        if (fits && (rule->words == NULL || azoi_has_one_of(azo_s(r->detail), rule->words) ||
-                     azoi_has_one_of(azo_s(r->param), rule->words) ||
-                     azoi_has_one_of(azo_s(r->policy), rule->words))) {
+        if (fits && (rule->words == NULL || azoi_matches(azo_s(r->detail), rule->words, true) ||
+                     azoi_matches(azo_s(r->param), rule->words, true) ||
+                     azoi_matches(azo_s(r->policy), rule->words, true))) {
             return rule;
         }
     }
@@ -8879,7 +8479,7 @@ static void azoi_refusal_name(const azoi_refusal *r, char name, char *out, size_
         azoi_clean(out, cap, job->slot != NULL ? azoi_buf_view(&job->slot->scope) : azo_s(""));
         break;
     case 'u':
-        snprintf(out, cap, azoi_has_one_of(azo_s(r->policy), "call|request") ? "requests" : "tokens");
+        snprintf(out, cap, azoi_matches(azo_s(r->policy), "call|request", true) ? "requests" : "tokens");
         break;
     case 'v':
         snprintf(out, cap, answer->dated ? " under api_version %s" : "%.0s", answer->version);
@@ -8933,13 +8533,12 @@ static azo_result azoi_refused(azo_request *job) {
     return azoi_refuse(job, job->head.status, azoi_buf_view(&job->body));
 }
 
-/* A 2xx whose body is none of JSON. */
-static azo_result azoi_not_json(azo_request *job) {
+/* A 2xx whose body is something else than was asked for. */
+static azo_result azoi_not_json(azo_request *job, const char *otherwise) {
     azo_str body = azoi_trim(azoi_buf_view(&job->body));
-    return azoi_fail(&job->error, AZO_ERR_HTTP, "%s answered with %s instead of JSON (HTTP %d, %zu bytes). Check the "
-                     "endpoint, and what proxy or gateway stands before it.", job->spec.origin.host.ptr,
-                     body.len == 0 ? "nothing" : azoi_starts(body, "<") ? "a web page" : "text", job->head.status,
-                     body.len);
+    return azoi_fail(&job->error, AZO_ERR_HTTP, "%s answered with %s (HTTP %d). Check the endpoint, and what proxy or "
+                     "gateway stands before it.", job->spec.origin.host.ptr,
+                     azoi_starts(body, "<") ? "a web page" : otherwise, job->head.status);
 }
 
 /* ---- request bodies ---- */
@@ -8950,20 +8549,6 @@ typedef struct azoi_writer {
     azo_str extra;     /* the object of extra_json: a field that stands in it too is an error */
     azo_result result; /* the first failure */
 } azoi_writer;
-
-/* Compares a key as it is written with a name, whatever escapes spell it. */
-static bool azoi_key_is(azo_str key, const char *name) {
-    char unit[4];
-    azo_str left = azo_s(name);
-    while (key.len > 0) {
-        azo_str piece = azoi_json_decoded(&key, unit);
-        if (piece.len > left.len || memcmp(piece.ptr, left.ptr, piece.len) != 0) {
-            return false;
-        }
-        left = azoi_skip(left, piece.len);
-    }
-    return left.len == 0;
-}
 
 static void azoi_write_fail(azoi_writer *w, azo_result result) {
     w->result = w->result == AZO_OK ? result : w->result;
@@ -8980,14 +8565,10 @@ static void azoi_name(azoi_buf *b, const char *name) {
 }
 
 static void azoi_forbid_extra(azoi_writer *w, const char *name) {
-    azo_str rest = w->extra;
-    azo_str key;
     azo_str value;
-    while (rest.len > 0 && azoi_json_step(&rest, &key, &value)) {
-        if (azoi_key_is(key, name)) {
-            azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "extra_json sets \"%s\" (%zu bytes), which the "
-                                         "library writes itself. Use the field of the desc instead.", name, value.len));
-        }
+    if (azoi_json_find(w->extra, name, &value)) {
+        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "extra_json sets \"%s\" (%zu bytes), which the "
+                                     "library writes itself. Use the field of the desc instead.", name, value.len));
     }
 }
 
@@ -9001,17 +8582,12 @@ static void azoi_field(azoi_writer *w, const char *name) {
 static azo_str azoi_checked(azoi_writer *w, const char *what, const char *text, char open) {
     azo_str json = azoi_trim(azo_s(text));
     size_t offset = 0;
-    if (!azoi_json_check(json, &offset)) {
-        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s is not valid JSON (byte %zu). Correct it: it "
-                                     "would be sent as it is.", what, offset));
-        return azoi_view(NULL, 0);
+    if (azoi_json_check(json, &offset) && (open == '\0' || json.ptr[0] == open)) {
+        return json;
     }
-    if (open != '\0' && json.ptr[0] != open) {
-        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s is JSON of another kind than an object (%zu "
-                                     "bytes). Begin it with a brace.", what, json.len));
-        return azoi_view(NULL, 0);
-    }
-    return json;
+    azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s is not valid JSON%s (byte %zu). Correct it: it would "
+                                 "be sent as it is.", what, open != '\0' ? ", or no object" : "", offset));
+    return azoi_view(NULL, 0);
 }
 
 static void azoi_member_text(azoi_buf *b, const char *name, const char *text) {
@@ -9083,14 +8659,12 @@ static void azoi_write_message(azoi_writer *w, const azo_message *m, const char 
                                      "reply of a call that failed).", where));
         return;
     }
-    if (m->content != NULL && m->content_json != NULL) {
-        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s has both content and content_json. Leave one of "
-                                     "them out.", where));
-        return;
-    }
-    if (m->content == NULL && m->content_json == NULL && !azoi_one_of(azo_s(m->role), "assistant|function")) {
-        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s has no content. Set content, or content_json "
-                                     "(\"null\" sends null).", where));
+    bool both = m->content != NULL && m->content_json != NULL;
+    bool none = m->content == NULL && m->content_json == NULL && !azoi_one_of(azo_s(m->role), "assistant|function");
+    if (both || none) {
+        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s has %s. Set either content or content_json "
+                                     "(\"null\" sends null).", where,
+                                     both ? "both content and content_json" : "no content"));
         return;
     }
     azoi_buf_char(b, '{');
@@ -9109,15 +8683,12 @@ static void azoi_write_message(azoi_writer *w, const azo_message *m, const char 
 /* ---- histories ---- */
 
 AZO_API azo_result azo_history_open(azo_client *client, azo_history **out, azo_error *err) {
-    if (err != NULL) {
-        azoi_error_clear(err);
-    }
+    azo_result r = azoi_begin(err, client == NULL ? 1 : out == NULL ? 2 : 0);
     if (out != NULL) {
         *out = NULL;
     }
-    if (client == NULL || out == NULL) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "azo_history_open got NULL (argument %d). Pass a client and the "
-                         "address of a pointer.", client == NULL ? 1 : 2);
+    if (r != AZO_OK) {
+        return r;
     }
     azo_history *h = (azo_history *)azoi_alloc(&client->allocator, sizeof *h);
     if (h == NULL) {
@@ -9133,39 +8704,14 @@ AZO_API void azo_history_close(azo_history *history) {
     if (history != NULL) {
         azo_allocator allocator = history->allocator;
         azoi_buf_free(&history->text);
-        azoi_free(&allocator, history->ends, history->cap * sizeof *history->ends);
         azoi_free(&allocator, history, sizeof *history);
     }
 }
 
-static bool azoi_history_room(azo_history *h) {
-    if (h->count < h->cap) {
-        return true;
-    }
-    size_t cap = h->cap == 0 ? 16 : h->cap * 2;
-    size_t size;
-    if (!azoi_product(cap, sizeof *h->ends, &size)) {
-        return false;
-    }
-    size_t *ends = (size_t *)azoi_resize(&h->allocator, h->ends, h->cap * sizeof *h->ends, size);
-    if (ends == NULL) {
-        return false;
-    }
-    h->ends = ends;
-    h->cap = cap;
-    return true;
-}
-
 AZO_API azo_result azo_history_add(azo_history *history, const azo_message *message, azo_error *err) {
-    if (err != NULL) {
-        azoi_error_clear(err);
-    }
-    if (history == NULL || message == NULL) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "azo_history_add got NULL (argument %d). Pass a history and a message.",
-                         history == NULL ? 1 : 2);
-    }
-    if (!azoi_history_room(history)) {
-        return azoi_memory(err);
+    azo_result r = azoi_begin(err, history == NULL ? 1 : message == NULL ? 2 : 0);
+    if (r != AZO_OK) {
+        return r;
     }
     azoi_writer w = {&history->text, err, {NULL, 0}, AZO_OK};
     size_t before = history->text.len;
@@ -9184,18 +8730,14 @@ AZO_API azo_result azo_history_add(azo_history *history, const azo_message *mess
         }
         return w.result;
     }
-    history->ends[history->count] = history->text.len;
     history->count++;
     return AZO_OK;
 }
 
 AZO_API azo_result azo_history_add_reply(azo_history *history, const azo_chat_reply *reply, azo_error *err) {
-    if (err != NULL) {
-        azoi_error_clear(err);
-    }
-    if (reply == NULL || reply->message_json.ptr == NULL) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The reply has no message to add (%d choices). Add replies of calls "
-                         "that went well.", reply == NULL ? 0 : (int)reply->choice_count);
+    azo_result r = azoi_begin(err, history == NULL ? 1 : reply == NULL ? 2 : 0);
+    if (r != AZO_OK) {
+        return r;
     }
     azo_message message = azo_same(reply);
     return azo_history_add(history, &message, err);
@@ -9205,21 +8747,31 @@ AZO_API size_t azo_history_count(const azo_history *history) {
     return history != NULL ? history->count : 0;
 }
 
+/* Where that message begins; behind the last one, and behind a comma that is not there, for one more. */
+static size_t azoi_history_at(const azo_history *history, size_t index) {
+    size_t at = 0;
+    for (; index > 0; index--) {
+        (void)azoi_json_skip(azoi_buf_view(&history->text), &at);
+        at++;
+    }
+    return at;
+}
+
 AZO_API void azo_history_remove(azo_history *history, size_t first, size_t count) {
     if (history == NULL || first >= history->count || count == 0) {
         return;
     }
-    azo_history *h = history;
-    count = count < h->count - first ? count : h->count - first;
-    size_t from = first > 0 ? h->ends[first - 1] : 0;      /* at the comma before it, if there is one */
-    size_t to = h->ends[first + count - 1];
-    to += first == 0 && count < h->count ? 1 : 0;          /* else the comma behind it goes */
-    memmove(h->text.data + from, h->text.data + to, h->text.len - to + 1);
-    h->text.len -= to - from;
-    for (size_t i = first + count; i < h->count; i++) {
-        h->ends[i - count] = h->ends[i] - (to - from);
+    azoi_buf *b = &history->text;
+    count = count < history->count - first ? count : history->count - first;
+    size_t from = azoi_history_at(history, first);
+    size_t to = azoi_history_at(history, first + count);
+    if (to > b->len) { /* the last one goes, and the comma before it */
+        to = b->len;
+        from -= from > 0 ? 1 : 0;
     }
-    h->count -= count;
+    memmove(b->data + from, b->data + to, b->len - to + 1);
+    b->len -= to - from;
+    history->count -= count;
 }
 
 /* ---- chat: the request ---- */
@@ -9284,7 +8836,7 @@ static void azoi_chat_tool_choice_write(azoi_writer *w, const char *choice) {
     }
     if (azoi_starts(azoi_trim(azo_s(choice)), "{")) {
         azoi_field_object(w, "tool_choice", "tool_choice", choice);
-    } else if (strcmp(choice, "auto") == 0 || strcmp(choice, "none") == 0 || strcmp(choice, "required") == 0) {
+    } else if (azoi_one_of(azo_s(choice), "auto|none|required")) {
         azoi_field_text(w, "tool_choice", choice);
     } else {
         azoi_field(w, "tool_choice");
@@ -9394,7 +8946,9 @@ static azo_result azoi_span_add(azo_request *job, azoi_span *span, azo_str text)
         return azoi_memory(&job->error);
     }
     char *at = chat->arena.data + span->at + span->len;
-    memcpy(at, text.ptr, text.len);
+    if (text.len > 0) {
+        memcpy(at, text.ptr, text.len);
+    }
     at[text.len] = '\0';
     span->len += text.len;
     chat->total += text.len;
@@ -9404,22 +8958,6 @@ static azo_result azoi_span_add(azo_request *job, azoi_span *span, azo_str text)
 static azo_result azoi_span_set(azo_request *job, azoi_span *span, azo_str text) {
     span->len = 0;
     return azoi_span_add(job, span, text);
-}
-
-static bool azoi_chat_room(azo_request *job) {
-    azoi_chat *chat = (azoi_chat *)job->data;
-    const size_t unit = sizeof *chat->parts;
-    if (chat->count < chat->cap) {
-        return true;
-    }
-    size_t cap = chat->cap == 0 ? 4 : chat->cap * 2; /* the indices are bounded */
-    void *parts = azoi_resize(&job->allocator, chat->parts, chat->cap * unit, cap * unit);
-    if (parts == NULL) {
-        return false;
-    }
-    chat->parts = (azoi_chat_part *)parts;
-    chat->cap = cap;
-    return true;
 }
 
 /* Finds the choice (tool -1) or the tool call of it, or makes it; NULL: job->error says why not. */
@@ -9439,9 +8977,16 @@ static azoi_chat_part *azoi_chat_part_at(azo_request *job, int64_t choice, int64
     if (i < chat->count && chat->parts[i].choice == choice && chat->parts[i].tool == tool) {
         return &chat->parts[i];
     }
-    if (!azoi_chat_room(job)) {
-        (void)azoi_memory(&job->error);
-        return NULL;
+    if (chat->count == chat->cap) {
+        size_t cap = chat->cap == 0 ? 4 : chat->cap * 2; /* the indices are bounded */
+        void *parts = azoi_resize(&job->allocator, chat->parts, chat->cap * sizeof *chat->parts,
+                                  cap * sizeof *chat->parts);
+        if (parts == NULL) {
+            (void)azoi_memory(&job->error);
+            return NULL;
+        }
+        chat->parts = (azoi_chat_part *)parts;
+        chat->cap = cap;
     }
     memmove(chat->parts + i + 1, chat->parts + i, (chat->count - i) * sizeof *chat->parts);
     memset(chat->parts + i, 0, sizeof *chat->parts);
@@ -9556,15 +9101,6 @@ static void azoi_pick(azo_str object, const azo_str *names, size_t count, azo_st
             }
         }
     }
-}
-
-/* A number that counts something; `otherwise` if it is none, -1 if it makes no sense. */
-static int64_t azoi_count_of(azo_str value, int64_t otherwise) {
-    uint64_t number;
-    if (!azoi_is(value, '-') && (value.len == 0 || !azoi_is_digit(value.ptr[0]))) {
-        return otherwise;
-    }
-    return azoi_parse_u64(value, &number) && number <= INT64_MAX ? (int64_t)number : -1;
 }
 
 static azo_result azoi_check_answer(azo_request *job, azo_str text) {
@@ -9695,59 +9231,59 @@ static azo_result azoi_walk_piece(azoi_walk *w, azo_str value, azoi_span *span, 
     return r == AZO_OK ? azoi_walk_event(w, kind, choice) : r;
 }
 
+/* Names and ids: the first that is not empty; some servers repeat them with every fragment. */
+static azo_result azoi_walk_name(azoi_walk *w, azo_str value, azoi_span *span) {
+    if (span->len > 0 || !azoi_is(value, '"') || value.len == 2) {
+        return AZO_OK;
+    }
+    azoi_buf_clear(w->texts);
+    azoi_walk_put(w, value);
+    azo_result r = azoi_walk_failed(w);
+    return r == AZO_OK ? azoi_span_set(w->job, span, azoi_buf_view(w->texts)) : r;
+}
+
 /* One tool call of a message, or a fragment of one; position -1: where it stands means nothing. */
 static azo_result azoi_walk_tool(azoi_walk *w, azo_str value, int choice, int64_t position) {
     static const azo_str names[] = {{"id", 2}, {"index", 5}, {"function", 8}, {"custom", 6}};
     static const azo_str inner_names[] = {{"name", 4}, {"arguments", 9}, {"input", 5}};
     azo_str v[4];
     azo_str f[3];
-    azo_str texts[3]; /* id, name, arguments: behind one another in w->texts, each with its NUL */
-    size_t ends[3];
     azo_event event;
     azoi_pick(value, names, 4, v);
     bool custom = v[3].ptr != NULL;
     azoi_pick(custom ? v[3] : v[2], inner_names, 3, f);
-    texts[0] = v[0];
-    texts[1] = f[0];
-    texts[2] = f[custom ? 2 : 1];
-    if ((texts[0].len <= 2 && texts[1].len <= 2 && texts[2].len <= 2) || azoi_walk_taken(w)) { /* "" is nothing */
+    azo_str arguments = f[custom ? 2 : 1];
+    if ((v[0].len <= 2 && f[0].len <= 2 && arguments.len <= 2) || azoi_walk_taken(w)) { /* "" is nothing */
         return AZO_OK;
     }
-    for (size_t i = 0; i < 3; i++) {
-        azoi_walk_put(w, texts[i]);
-        ends[i] = w->texts->len;
-        azoi_buf_char(w->texts, '\0');
+    int64_t index = azoi_count_of(v[1], position);
+    if (position < 0 && v[1].ptr == NULL) {
+        index = azoi_chat_tool_guess(w->chat, choice, azoi_is(v[0], '"') ? azoi_inside(v[0]) : azoi_view(NULL, 0));
     }
-    azo_result r = azoi_walk_failed(w);
-    if (r != AZO_OK) {
-        return r;
-    }
-    for (size_t i = 0; i < 3; i++) {
-        size_t start = i > 0 ? ends[i - 1] + 1 : 0;
-        texts[i] = azoi_view(w->texts->data + start, ends[i] - start);
-    }
-    bool guess = position < 0 && v[1].ptr == NULL;
-    azoi_chat_part *tool = azoi_chat_part_at(w->job, choice, guess ? azoi_chat_tool_guess(w->chat, choice, texts[0])
-                                                                   : azoi_count_of(v[1], position));
+    azoi_chat_part *tool = azoi_chat_part_at(w->job, choice, index);
     if (tool == NULL) {
         return w->job->error.code;
     }
+    bool new_id = tool->id.len == 0;
+    bool new_name = tool->name.len == 0;
+    azo_result r = azoi_walk_name(w, v[0], &tool->id);
+    r = r == AZO_OK ? azoi_walk_name(w, f[0], &tool->name) : r;
+    azoi_buf_clear(w->texts);
+    azoi_walk_put(w, arguments);
+    r = r == AZO_OK ? azoi_walk_failed(w) : r;
+    r = r == AZO_OK ? azoi_span_add(w->job, &tool->text, azoi_buf_view(w->texts)) : r;
+    if (r != AZO_OK) {
+        return r;
+    }
+    tool->custom = tool->custom || custom;
     memset(&event, 0, sizeof event);
     event.kind = AZO_EVENT_TOOL_CALL;
     event.choice = choice;
     event.tool = tool->tool;
-    event.text = texts[2];
-    tool->custom = tool->custom || custom;
-    if (texts[0].len > 0 && tool->id.len == 0) { /* some servers repeat it with every fragment */
-        event.tool_id = texts[0];
-        r = azoi_span_set(w->job, &tool->id, texts[0]);
-    }
-    if (r == AZO_OK && texts[1].len > 0 && tool->name.len == 0) {
-        event.tool_name = texts[1];
-        r = azoi_span_set(w->job, &tool->name, texts[1]);
-    }
-    r = r == AZO_OK ? azoi_span_add(w->job, &tool->text, texts[2]) : r;
-    return r == AZO_OK ? azoi_walk_emit(w, &event) : r;
+    event.text = azoi_buf_view(w->texts);
+    event.tool_id = new_id ? azoi_span_view(&w->chat->arena, &tool->id) : azoi_view(NULL, 0);
+    event.tool_name = new_name ? azoi_span_view(&w->chat->arena, &tool->name) : azoi_view(NULL, 0);
+    return azoi_walk_emit(w, &event);
 }
 
 static azo_result azoi_walk_choice(azoi_walk *w, azo_str value, int64_t position) {
@@ -9797,17 +9333,6 @@ static azo_result azoi_walk_prompt_filters(azoi_walk *w, azo_str filters) {
         }
     }
     return r;
-}
-
-/* id and model: the first that is not empty. */
-static azo_result azoi_walk_name(azoi_walk *w, azo_str value, azoi_span *span) {
-    if (span->len > 0 || !azoi_is(value, '"') || value.len == 2) {
-        return AZO_OK;
-    }
-    azoi_buf_clear(w->texts);
-    azoi_walk_put(w, value);
-    azo_result r = azoi_walk_failed(w);
-    return r == AZO_OK ? azoi_span_set(w->job, span, azoi_buf_view(w->texts)) : r;
 }
 
 static azo_result azoi_walk_chunk(azoi_walk *w) {
@@ -9961,7 +9486,7 @@ static azo_result azoi_chat_whole(azo_request *job) {
     azo_str body = azoi_buf_view(&job->body);
     azo_result r;
     if (!azoi_starts(azoi_trim(body), "{")) {
-        return azoi_not_json(job);
+        return azoi_not_json(job, job->body.len > 0 ? "text instead of JSON" : "nothing");
     }
     (void)azoi_buf_reserve(&chat->arena, body.len); /* once instead of often; a failure shows later */
     do {
@@ -9998,9 +9523,7 @@ static azo_result azoi_chat_stream_end(azo_request *job) {
         return r;
     }
     if (!chat->got_event && chat->mode == AZOI_STREAM_EVENTS) {
-        return azoi_fail(&job->error, AZO_ERR_HTTP, "%s answered with something that is no stream of events (HTTP %d). "
-                         "Check the endpoint, and what proxy or gateway stands before it.", job->spec.origin.host.ptr,
-                         job->head.status);
+        return azoi_not_json(job, "something that is no stream of events");
     }
     for (size_t i = 0; i < chat->count; i++) {
         open += chat->parts[i].tool < 0 && chat->parts[i].finish.room == 0 ? 1 : 0;
@@ -10118,17 +9641,15 @@ static azo_result azoi_chat_seal(azo_request *job) {
     }
     size_t tables = sizeof(azo_chat_reply) + choices * sizeof(azo_choice) + calls * sizeof(azo_tool_call);
     size_t texts = chat->total + messages->len + 5 * chat->count + 4; /* with the NULs */
-    azoi_owned *o = messages->failed == AZO_OK ? azoi_owned_new(job, tables, texts) : NULL;
-    if (o != NULL) {
-        azo_chat_reply *reply = (azo_chat_reply *)azoi_owned_reply(o);
-        reply->owned = o;
-        azoi_chat_reply_choices(chat, messages, choices, o, reply);
-        azoi_chat_reply_rest(chat, o, reply);
-        azoi_owned_http(o, job, job->body.len > 0, &reply->http);
+    azo_chat_reply *reply =
+        messages->failed == AZO_OK ? (azo_chat_reply *)azoi_owned_new(job, tables, texts) : NULL;
+    if (reply != NULL) {
+        azoi_chat_reply_choices(chat, messages, choices, chat->answer.owned, reply);
+        azoi_chat_reply_rest(chat, chat->answer.owned, reply);
+        azoi_owned_http(chat->answer.owned, job, job->body.len > 0, &reply->http);
     }
     azoi_buf_slim(messages);
-    chat->answer.owned = o;
-    return o != NULL ? AZO_OK : azoi_memory(&job->error);
+    return reply != NULL ? AZO_OK : azoi_memory(&job->error);
 }
 
 static azo_result azoi_chat_end(azo_request *job) {
@@ -10176,7 +9697,7 @@ AZO_API azo_result azo_chat_end(azo_request *request, azo_chat_reply *out, azo_e
     if (out != NULL) {
         azoi_chat_reply_clear(out);
     }
-    return azoi_end(request, AZOI_KIND_CHAT, azoi_chat_seal, out, sizeof *out, out != NULL ? &out->http : NULL, err);
+    return azoi_end(request, AZOI_KIND_CHAT, azoi_chat_seal, out, sizeof *out, err);
 }
 
 AZO_API void azo_chat_reply_free(azo_chat_reply *reply) {
@@ -10322,25 +9843,22 @@ static azo_result azoi_embed_read(azo_request *job, azo_str body, char *seen) {
 
 static azo_result azoi_embed_seal(azo_request *job) {
     azoi_embed *embed = (azoi_embed *)job->data;
-    azoi_owned *o = azoi_owned_new(job, sizeof(azo_embed_reply), 0);
-    if (o == NULL) {
-        return azoi_memory(&job->error);
+    azo_embed_reply *reply = (azo_embed_reply *)azoi_owned_new(job, sizeof(azo_embed_reply), 0);
+    if (reply == NULL) {
+        return AZO_ERR_MEMORY;
     }
-    azo_embed_reply *reply = (azo_embed_reply *)azoi_owned_reply(o);
-    reply->owned = o;
     reply->prompt_tokens = embed->prompt_tokens;
     if (embed->whole) {
         reply->vectors = embed->vectors;
         reply->count = embed->count;
         reply->dimensions = embed->dimensions;
         if (embed->own_size > 0) {
-            o->vectors = embed->vectors;
-            o->vectors_size = embed->own_size;
+            embed->answer.owned->vectors = embed->vectors;
+            embed->answer.owned->vectors_size = embed->own_size;
             embed->own_size = 0;
         }
     }
-    azoi_owned_http(o, job, !embed->whole && job->body.len > 0, &reply->http);
-    embed->answer.owned = o;
+    azoi_owned_http(embed->answer.owned, job, !embed->whole && job->body.len > 0, &reply->http);
     return AZO_OK;
 }
 
@@ -10349,7 +9867,7 @@ static azo_result azoi_embed_end(azo_request *job) {
     azoi_buf *scratch = &job->client->scratch;
     azo_str body = azoi_buf_view(&job->body);
     if (!azoi_starts(azoi_trim(body), "{")) {
-        return azoi_not_json(job);
+        return azoi_not_json(job, job->body.len > 0 ? "text instead of JSON" : "nothing");
     }
     azoi_buf_clear(scratch);
     if (!azoi_buf_reserve(scratch, embed->count)) {
@@ -10431,7 +9949,7 @@ AZO_API azo_result azo_embed_end(azo_request *request, azo_embed_reply *out, azo
     if (out != NULL) {
         azoi_embed_reply_clear(out);
     }
-    return azoi_end(request, AZOI_KIND_EMBED, azoi_embed_seal, out, sizeof *out, out != NULL ? &out->http : NULL, err);
+    return azoi_end(request, AZOI_KIND_EMBED, azoi_embed_seal, out, sizeof *out, err);
 }
 
 AZO_API void azo_embed_reply_free(azo_embed_reply *reply) {
@@ -10467,11 +9985,12 @@ static azo_result azoi_raw_events(azo_request *job, azo_str *piece) {
     }
     while (!raw->ended) {
         azo_result r = azoi_sse_feed(&raw->sse, piece, &job->error);
-        r = r == AZO_OK ? azoi_raw_emit(job) : r == AZO_PENDING ? AZO_OK : r;
-        if (r != AZO_OK || piece->len == 0) {
-            if (r != AZO_OK || !raw->ended) {
-                return r;
-            }
+        if (r != AZO_OK) {
+            return r == AZO_PENDING ? AZO_OK : r; /* used up */
+        }
+        r = azoi_raw_emit(job);
+        if (r != AZO_OK) {
+            return r;
         }
     }
     job->complete = true;
@@ -10491,14 +10010,11 @@ static azo_result azoi_raw_sink(azo_request *job, azo_str *piece) {
 
 static azo_result azoi_raw_seal(azo_request *job) {
     azoi_raw *raw = (azoi_raw *)job->data;
-    azoi_owned *o = azoi_owned_new(job, sizeof(azo_raw_reply), 0);
-    if (o == NULL) {
-        return azoi_memory(&job->error);
+    azo_raw_reply *reply = (azo_raw_reply *)azoi_owned_new(job, sizeof(azo_raw_reply), 0);
+    if (reply == NULL) {
+        return AZO_ERR_MEMORY;
     }
-    azo_raw_reply *reply = (azo_raw_reply *)azoi_owned_reply(o);
-    reply->owned = o;
-    azoi_owned_http(o, job, job->body.data != NULL, &reply->http);
-    raw->answer.owned = o;
+    azoi_owned_http(raw->answer.owned, job, job->body.data != NULL, &reply->http);
     return AZO_OK;
 }
 
@@ -10554,9 +10070,10 @@ static bool azoi_is_dots(azo_str segment) {
     return dots == 1 || dots == 2;
 }
 
-static bool azoi_is_visible(azo_str text) {
+/* Printable ASCII without any of `forbidden`. */
+static bool azoi_is_plain(azo_str text, const char *forbidden) {
     for (size_t i = 0; i < text.len; i++) {
-        if (text.ptr[i] <= ' ' || text.ptr[i] > '~') {
+        if (text.ptr[i] <= ' ' || text.ptr[i] > '~' || strchr(forbidden, text.ptr[i]) != NULL) {
             return false;
         }
     }
@@ -10564,30 +10081,21 @@ static bool azoi_is_visible(azo_str text) {
 }
 
 /* A name put into a path must not be able to leave it. */
-static azo_result azoi_raw_check_path(azo_str path, azo_str query, azo_error *err) {
-    bool fine = azoi_starts(path, "/") && azoi_is_visible(path) && strpbrk(path.ptr, "?#\\") == NULL;
-    azo_str rest = path;
+static bool azoi_raw_path_ok(azo_str path) {
     azo_str segment;
-    if (!fine) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) cannot be sent. Begin it with a slash, "
-                         "percent-encode spaces and what is not ASCII, and put what follows a question mark into "
-                         "query.", path.len);
+    if (!azoi_starts(path, "/") || !azoi_is_plain(path, "?#\\")) {
+        return false;
     }
-    while (azoi_segment_next(&rest, &segment)) {
+    while (azoi_segment_next(&path, &segment)) {
         if (azoi_is_dots(segment)) {
-            return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) has a segment of dots. Write it without "
-                             "them, and check names that were put into it.", path.len);
+            return false;
         }
     }
-    if (!azoi_is_visible(query) || azoi_find(query, '#') < query.len) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The query (%zu bytes) has a space, a control character, a # or a byte "
-                         "that is not ASCII. Percent-encode it.", query.len);
-    }
-    return AZO_OK;
+    return true;
 }
 
 static azo_result azoi_raw_check(const azo_raw_desc *desc, azo_str method, azo_str query, azo_error *err) {
-    if (!azoi_is_token(method) || method.len > 32 || azoi_equal_ci(method, "CONNECT")) {
+    if (!azoi_is_token(method) || azoi_equal_ci(method, "CONNECT")) {
         return azoi_fail(err, AZO_ERR_ARGUMENT, "The method (%zu bytes) is none that can be sent. Use GET, POST, "
                          "DELETE or the like.", method.len);
     }
@@ -10599,14 +10107,12 @@ static azo_result azoi_raw_check(const azo_raw_desc *desc, azo_str method, azo_s
                          : no_body  ? "Neither body nor read_body is given"
                                     : "Both on_body and on_event are given", desc->body_len);
     }
-    const char *const values[] = {desc->content_type, desc->accept};
-    for (size_t i = 0; i < 2; i++) {
-        if (values[i] != NULL && !azoi_header_ok(azo_s("Accept"), azo_s(values[i]))) {
-            return azoi_fail(err, AZO_ERR_ARGUMENT, "%s has a control character in it (%zu bytes). Write a media type, "
-                             "like application/json.", i == 0 ? "content_type" : "accept", strlen(values[i]));
-        }
+    if (!azoi_raw_path_ok(azo_s(desc->path)) || !azoi_is_plain(query, "#")) {
+        return azoi_fail(err, AZO_ERR_ARGUMENT, "The path (%zu bytes) or the query cannot be sent. Begin the path with "
+                         "a slash, without segments of dots, percent-encode all but plain ASCII, and put what follows "
+                         "a question mark into query.", azo_s(desc->path).len);
     }
-    return azoi_raw_check_path(azo_s(desc->path), query, err);
+    return AZO_OK;
 }
 
 static void azoi_raw_spec(const azo_raw_desc *desc, azo_str method, azoi_job_spec *spec) {
@@ -10667,7 +10173,7 @@ AZO_API azo_result azo_raw_end(azo_request *request, azo_raw_reply *out, azo_err
     if (out != NULL) {
         azoi_raw_reply_clear(out);
     }
-    return azoi_end(request, AZOI_KIND_RAW, azoi_raw_seal, out, sizeof *out, out != NULL ? &out->http : NULL, err);
+    return azoi_end(request, AZOI_KIND_RAW, azoi_raw_seal, out, sizeof *out, err);
 }
 
 AZO_API void azo_raw_reply_free(azo_raw_reply *reply) {
@@ -10681,16 +10187,13 @@ AZO_API void azo_raw_reply_free(azo_raw_reply *reply) {
 
 static azo_result azoi_token_end(azo_request *job) {
     azo_str token = azoi_buf_view(&job->slot->token);
-    azoi_owned *o = azoi_owned_new(job, sizeof(azo_token_reply), token.len + 1);
-    if (o == NULL) {
-        return azoi_memory(&job->error);
+    azo_token_reply *reply = (azo_token_reply *)azoi_owned_new(job, sizeof(azo_token_reply), token.len + 1);
+    if (reply == NULL) {
+        return AZO_ERR_MEMORY;
     }
-    azo_token_reply *reply = (azo_token_reply *)azoi_owned_reply(o);
-    reply->owned = o;
-    reply->token = azoi_owned_put(o, token);
+    reply->token = azoi_owned_put(((azoi_answer *)job->data)->owned, token);
     reply->expires_in_s = azoi_slot_expires_in(job->slot);
     reply->source = azoi_slot_source(job->slot).ptr;
-    ((azoi_answer *)job->data)->owned = o;
     return AZO_OK;
 }
 
@@ -10760,7 +10263,7 @@ AZO_API azo_result azo_token_end(azo_request *request, azo_token_reply *out, azo
     if (out != NULL) {
         memset(out, 0, sizeof *out);
     }
-    return azoi_end(request, AZOI_KIND_TOKEN, NULL, out, sizeof *out, NULL, err);
+    return azoi_end(request, AZOI_KIND_TOKEN, NULL, out, sizeof *out, err);
 }
 
 AZO_API void azo_token_reply_free(azo_token_reply *reply) {

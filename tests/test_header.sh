@@ -195,13 +195,13 @@ check 'the README shows examples/hello.c' sh -c \
 # ---- Installing
 
 installed() {
-    rm -rf "$dir/root"
-    make -s install PREFIX=/opt/azo DESTDIR="$dir/root" || return 1
-    cmp azopenai.h "$dir/root/opt/azo/include/azopenai.h" || return 1
+    rm -rf "$dir/stage"
+    make -s install PREFIX=/opt/azo DESTDIR="$dir/stage" || return 1
+    cmp azopenai.h "$dir/stage/opt/azo/include/azopenai.h" || return 1
     grep -q "^Version: $(sed -n 's/^#define AZO_VERSION "\(.*\)"/\1/p' azopenai.h)\$" \
-        "$dir/root/opt/azo/lib/pkgconfig/azopenai.pc" || return 1
+        "$dir/stage/opt/azo/lib/pkgconfig/azopenai.pc" || return 1
     if command -v pkg-config >/dev/null 2>&1; then
-        flags=$(PKG_CONFIG_PATH=$dir/root/opt/azo/lib/pkgconfig pkg-config --cflags --libs azopenai) || return 1
+        flags=$(PKG_CONFIG_PATH=$dir/stage/opt/azo/lib/pkgconfig pkg-config --cflags --libs azopenai) || return 1
         [ "$(echo $flags)" = '-I/opt/azo/include -lmbedtls -lmbedx509 -lmbedcrypto' ] || { echo "$flags"; return 1; }
     fi
 }

@@ -9,6 +9,7 @@
 
 #include "calls.h"
 
+#include <limits.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -37,7 +38,6 @@ typedef enum proxy_mode {
 enum { MAX_TUNNELS = 64 };
 
 typedef struct proxy {
-    const fake *service;
     unsigned service_port;
     unsigned entra_port;
     proxy_mode mode;
@@ -310,8 +310,8 @@ static void far_close(far_world *f) {
 static void expect_head(const far_world *f, const char *host, const char *authorization) {
     char head[512];
     (void)snprintf(head, sizeof head, "CONNECT %s:443 HTTP/1.1\r\nHost: %s:443\r\n%s%s%sUser-Agent: azopenai.h/", host,
-                   host, authorization != NULL ? "Proxy-Authorization: " : "", authorization != NULL ? authorization : "",
-                   authorization != NULL ? "\r\n" : "");
+                   host, authorization != NULL ? "Proxy-Authorization: " : "",
+                   authorization != NULL ? authorization : "", authorization != NULL ? "\r\n" : "");
     expect_part(f->p.heads.text, head);
 }
 
@@ -406,7 +406,8 @@ static void test_password(void **state) {
 }
 
 static void test_spellings(void **state) {
-    static const char *const forms[] = {"http://127.0.0.1:%u", "http://127.0.0.1:%u/", "127.0.0.1:%u", " localhost:%u "};
+    static const char *const forms[] = {"http://127.0.0.1:%u", "http://127.0.0.1:%u/", "127.0.0.1:%u",
+                                        " localhost:%u "};
     static const struct {
         const char *url;
         azo_result want;
@@ -500,7 +501,8 @@ static ptrdiff_t nothing_send(void *conn, const void *buf, size_t len, void *use
     return AZO_ERR_CLOSED;
 }
 
-static size_t nothing_watch(void *conn, unsigned want, azo_watch *out, size_t cap, int32_t *timeout_ms, void *user_data) {
+static size_t nothing_watch(void *conn, unsigned want, azo_watch *out, size_t cap, int32_t *timeout_ms,
+                            void *user_data) {
     (void)conn;
     (void)want;
     (void)out;
@@ -692,12 +694,13 @@ static void test_tunnel_that_breaks(void **state) {
 
 /* ---- programs of others ---- */
 
-static pid_t children[4];
-
+/* One at a time. */
 typedef struct program {
-    pid_t pid;
+    pid_t pid;    /* 0: none */
     char dir[64]; /* its own, removed at the end */
 } program;
+
+static program running;
 
 static const char *find_program(const char *name, char *out, size_t cap) {
     char dirs[2048];
@@ -715,19 +718,18 @@ static const char *find_program(const char *name, char *out, size_t cap) {
 }
 
 /* Skips the test where the program is not installed. */
-static void program_open(program *p, const char *name, char *path, size_t cap) {
-    memset(p, 0, sizeof *p);
+static void program_open(const char *name, char *path, size_t cap) {
     if (find_program(name, path, cap) == NULL) {
         print_message("# skipped: %s is not installed\n", name);
         skip();
     }
-    (void)snprintf(p->dir, sizeof p->dir, "/tmp/azo-test-XXXXXX");
-    assert_non_null(mkdtemp(p->dir));
+    (void)snprintf(running.dir, sizeof running.dir, "/tmp/azo-test-XXXXXX");
+    assert_non_null(mkdtemp(running.dir));
 }
 
-static void program_file(const program *p, const char *name, const char *text) {
+static void program_file(const char *name, const char *text) {
     char path[128];
-    (void)snprintf(path, sizeof path, "%s/%s", p->dir, name);
+    (void)snprintf(path, sizeof path, "%s/%s", running.dir, name);
     FILE *file = fopen(path, "w");
     assert_non_null(file);
     assert_true(fputs(text, file) >= 0);
@@ -735,30 +737,24 @@ static void program_file(const program *p, const char *name, const char *text) {
 }
 
 /* Starts it and waits until somebody listens on the port. */
-static void program_start(program *p, const char *const *argv, unsigned port) {
+static void program_start(const char *const *argv, unsigned port) {
     char log[128];
-    (void)snprintf(log, sizeof log, "%s/output", p->dir);
-    p->pid = fork();
-    if (p->pid == 0) {
+    int fd = -1;
+    (void)snprintf(log, sizeof log, "%s/output", running.dir);
+    running.pid = fork();
+    if (running.pid == 0) {
         int out = open(log, O_WRONLY | O_CREAT | O_TRUNC, 0600);
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         (void)dup2(out, 1);
         (void)dup2(out, 2);
-        for (int fd = 3; fd < 256; fd++) {
-            (void)close(fd); /* the pipes of the fake and of our proxy say by their end that it is over */
+        for (int i = 3; i < 256; i++) {
+            (void)close(i); /* the pipes of the fake and of our proxy say by their end that it is over */
         }
         (void)execv(argv[0], (char *const *)(uintptr_t)argv);
         _exit(127);
     }
-    assert_true(p->pid > 0);
-    for (size_t i = 0; i < COUNT(children); i++) {
-        if (children[i] == 0) {
-            children[i] = p->pid;
-            break;
-        }
-    }
-    int fd = -1;
-    for (int64_t end = now_ms() + 10000; fd < 0 && now_ms() < end && waitpid(p->pid, NULL, WNOHANG) == 0;) {
+    assert_true(running.pid > 0);
+    for (int64_t end = now_ms() + 10000; fd < 0 && now_ms() < end && waitpid(running.pid, NULL, WNOHANG) == 0;) {
         fd = connect_to(port);
         if (fd < 0) {
             sleep_ms(10);
@@ -776,45 +772,34 @@ static void program_start(program *p, const char *const *argv, unsigned port) {
     (void)close(fd);
 }
 
-static void program_stop(program *p, const char *const *files, size_t count) {
+/* Ends it and removes what it wrote. Also after a test that failed. */
+static int program_stop(void **state) {
+    static const char *const names[] = {"conf", "output", "log", "pid", "a", "b", "c", "d", "e"};
     char path[192];
-    (void)kill(p->pid, SIGTERM);
-    int64_t end = now_ms() + 3000;
-    while (waitpid(p->pid, NULL, WNOHANG) == 0) {
-        if (now_ms() > end) {
-            (void)kill(p->pid, SIGKILL);
-            (void)waitpid(p->pid, NULL, 0);
-            break;
+    (void)state;
+    if (running.pid > 0) {
+        (void)kill(running.pid, SIGTERM);
+        for (int64_t end = now_ms() + 3000; waitpid(running.pid, NULL, WNOHANG) == 0; sleep_ms(5)) {
+            if (now_ms() > end) {
+                (void)kill(running.pid, SIGKILL);
+                (void)waitpid(running.pid, NULL, 0);
+                break;
+            }
         }
-        sleep_ms(5);
     }
-    for (size_t i = 0; i < COUNT(children); i++) {
-        children[i] = children[i] == p->pid ? 0 : children[i];
-    }
-    for (size_t i = 0; i < count; i++) {
-        (void)snprintf(path, sizeof path, "%s/%s", p->dir, files[i]);
+    for (size_t i = 0; i < COUNT(names) && running.dir[0] != '\0'; i++) {
+        (void)snprintf(path, sizeof path, "%s/%s", running.dir, names[i]);
         if (unlink(path) != 0) {
             (void)rmdir(path);
         }
     }
-    (void)rmdir(p->dir);
-}
-
-/* After a test that failed. */
-static int stop_children(void **state) {
-    (void)state;
-    for (size_t i = 0; i < COUNT(children); i++) {
-        if (children[i] > 0) {
-            (void)kill(children[i], SIGKILL);
-            (void)waitpid(children[i], NULL, 0);
-        }
-    }
+    (void)rmdir(running.dir);
+    memset(&running, 0, sizeof running);
     return 0;
 }
 
 /* tinyproxy in front of our proxy, which knows the names. */
 static void test_tinyproxy(void **state) {
-    static const char *const files[] = {"conf", "output", "log", "pid"};
     static const struct {
         const char *login;
         const char *rules;
@@ -830,22 +815,21 @@ static void test_tinyproxy(void **state) {
     (void)state;
     char path[512];
     for (size_t i = 0; i < COUNT(cases); i++) {
-        program t;
         far_world f;
         char conf[1024];
         char file[128];
         azo_chat_reply reply;
-        program_open(&t, "tinyproxy", path, sizeof path);
+        program_open("tinyproxy", path, sizeof path);
         far_open(&f, PROXY_WORKS);
         unsigned port = dead_port();
         (void)snprintf(conf, sizeof conf,
                        "Port %u\nListen 127.0.0.1\nTimeout 60\nMaxClients 20\nLogFile \"%s/log\"\nPidFile \"%s/pid\"\n"
                        "Allow 127.0.0.1\n%sUpstream http 127.0.0.1:%u\n",
-                       port, t.dir, t.dir, cases[i].rules, f.p.port);
-        program_file(&t, "conf", conf);
-        (void)snprintf(file, sizeof file, "%s/conf", t.dir);
+                       port, running.dir, running.dir, cases[i].rules, f.p.port);
+        program_file("conf", conf);
+        (void)snprintf(file, sizeof file, "%s/conf", running.dir);
         const char *const argv[] = {path, "-d", "-c", file, NULL};
-        program_start(&t, argv, port);
+        program_start(argv, port);
         (void)snprintf(f.proxy, sizeof f.proxy, "http://%s127.0.0.1:%u", cases[i].login, port);
         if (cases[i].want != AZO_OK) {
             world_use_key(&f.w);
@@ -864,7 +848,7 @@ static void test_tinyproxy(void **state) {
         azo_chat_reply_free(&reply);
         azo_client_close(f.w.client);
         f.w.client = NULL;
-        program_stop(&t, files, COUNT(files));
+        (void)program_stop(NULL);
         far_close(&f);
     }
 }
@@ -881,11 +865,12 @@ static ptrdiff_t read_zeros(uint64_t offset, void *buf, size_t cap, void *user_d
     return (ptrdiff_t)take;
 }
 
-static void nginx_conf(char *out, size_t cap, const program *n, unsigned port, unsigned behind) {
+static void nginx_conf(char *out, size_t cap, unsigned port, unsigned behind) {
     char cert[512];
     char key[512];
-    char cert_abs[1024];
-    char key_abs[1024];
+    char cert_abs[PATH_MAX];
+    char key_abs[PATH_MAX];
+    const char *dir = running.dir;
     assert_non_null(realpath(cert_path(cert, sizeof cert, "server.pem"), cert_abs));
     assert_non_null(realpath(cert_path(key, sizeof key, "server.key"), key_abs));
     (void)snprintf(out, cap,
@@ -902,20 +887,17 @@ static void nginx_conf(char *out, size_t cap, const program *n, unsigned port, u
                    "location /static/ { default_type application/json; return 200 "
                    "'{\"choices\":[{\"index\":0,\"finish_reason\":\"stop\",\"message\":{\"role\":\"assistant\","
                    "\"content\":\"from nginx\"}}]}'; } } }\n",
-                   n->dir, n->dir, n->dir, n->dir, n->dir, n->dir, n->dir, port, cert_abs, key_abs, behind, behind,
-                   behind);
+                   dir, dir, dir, dir, dir, dir, dir, port, cert_abs, key_abs, behind, behind, behind);
 }
 
 /* A real gateway with a real TLS: it closes connections in its own time, refuses large bodies early, and answers
  * for a service that is gone. */
 static void test_nginx(void **state) {
-    static const char *const files[] = {"conf", "output", "log", "pid", "a", "b", "c", "d", "e"};
     static const fake_options plain = {.plain_service = true};
     (void)state;
-    program n;
     world w;
     char path[512];
-    char conf[8192];
+    char conf[3 * PATH_MAX];
     char file[128];
     char endpoint[128];
     azo_chat_reply reply;
@@ -923,14 +905,14 @@ static void test_nginx(void **state) {
     azo_chat_desc desc = chat_desc(&message);
     listener l;
     memset(&l, 0, sizeof l);
-    program_open(&n, "nginx", path, sizeof path);
+    program_open("nginx", path, sizeof path);
     world_open(&w, &plain);
     unsigned port = dead_port();
-    nginx_conf(conf, sizeof conf, &n, port, fake_port(w.service, FAKE_SERVICE));
-    program_file(&n, "conf", conf);
-    (void)snprintf(file, sizeof file, "%s/conf", n.dir);
-    const char *const argv[] = {path, "-p", n.dir, "-c", file, NULL};
-    program_start(&n, argv, port);
+    nginx_conf(conf, sizeof conf, port, fake_port(w.service, FAKE_SERVICE));
+    program_file("conf", conf);
+    (void)snprintf(file, sizeof file, "%s/conf", running.dir);
+    const char *const argv[] = {path, "-p", running.dir, "-c", file, NULL};
+    program_start(argv, port);
 
     (void)snprintf(w.endpoint, sizeof w.endpoint, "https://localhost:%u", port);
     world_count_memory(&w, "fake.entra.");
@@ -987,7 +969,7 @@ static void test_nginx(void **state) {
 
     azo_client_close(w.client);
     w.client = NULL;
-    program_stop(&n, files, COUNT(files));
+    (void)program_stop(NULL);
     test_memory_close(&w.memory);
     (void)clear_environment(NULL);
 }
@@ -1004,9 +986,9 @@ int main(void) {
         cmocka_unit_test(test_dead_proxy),
         cmocka_unit_test(test_wrong_host_behind_the_proxy),
         cmocka_unit_test(test_tunnel_that_breaks),
-        cmocka_unit_test(test_tinyproxy),
-        cmocka_unit_test(test_nginx),
+        cmocka_unit_test_teardown(test_tinyproxy, program_stop),
+        cmocka_unit_test_teardown(test_nginx, program_stop),
         cmocka_unit_test(test_no_secret_was_shown), /* the last one */
     };
-    return cmocka_run_group_tests(tests, clear_environment, stop_children);
+    return cmocka_run_group_tests(tests, clear_environment, NULL);
 }

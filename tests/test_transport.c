@@ -870,7 +870,10 @@ static void test_second_address_after_silence(void **state) {
     }
     assert_int_equal(r, AZO_OK);
     assert_true(now_ms() - began >= AZOI_STAGGER_MS - 1);
-    assert_int_equal(fcntl(pair[0], F_GETFD), -1); /* the loser is closed */
+    ssize_t left;
+    while ((left = recv(pair[1], c->log, sizeof c->log, MSG_DONTWAIT)) > 0) {
+    }
+    assert_int_equal(left, 0); /* the loser is closed */
     assert_int_equal(first_port(c), p.port);
     timeout = -1;
     assert_int_equal(azoi_stream_watch(&c->stream, AZO_POLL_IN, watches, 4, &timeout), 1);
@@ -1019,8 +1022,8 @@ static void test_names(void **state) {
     char too_long[300];
     memset(too_long, 'x', sizeof too_long - 1);
     too_long[sizeof too_long - 1] = '\0';
-    const char *const refused[] = {"", "x:y", ":::1", too_long};
-    for (size_t i = 0; i < COUNT(refused); i++) {
+    const char *const refused[] = {"", "x:y", too_long, ":::1"}; /* the last by an mbedTLS with CVE-2026-25833 */
+    for (size_t i = 0; i < COUNT(refused) - (MBEDTLS_VERSION_NUMBER >= 0x03060600); i++) {
         client *c = client_trusting("ca.pem");
         assert_int_equal(client_tls(c, refused[i], s.port), AZO_ERR_ARGUMENT);
         client_free(c);
