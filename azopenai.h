@@ -505,7 +505,7 @@ enum {
     AZO_EVENT_TEXT = 1,  /* text: a piece of the answer */
     AZO_EVENT_REFUSAL,   /* text: a piece of a refusal */
     AZO_EVENT_TOOL_CALL, /* tool: index of the call; tool_id and tool_name with its first piece; text: arguments */
-    AZO_EVENT_FILTER,    /* text: content filter results, a JSON object */
+    AZO_EVENT_FILTER,    /* text: content filter results, a JSON object; choice -1: those of the prompt */
     AZO_EVENT_FINISH,    /* text: the reason */
     AZO_EVENT_USAGE,     /* text: a JSON object */
     AZO_EVENT_OTHER      /* a chunk with none of these; every event of a raw call */

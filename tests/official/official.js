@@ -359,14 +359,14 @@ function testRefusals(call) {
             inner: 'ResponsibleAIPolicyViolation', message: /content management policy/ }),
         program: 'chat',
         args: [messages[0].content],
-        ours: explainedFailure(6, /^chat: The content filter blocked the prompt/),
+        ours: explainedFailure(6, /^chat: The content filter blocked the text/),
     });
     both({
         ...call('content filter, streamed', 'stream', { messages }),
         official: refused({ kind: 'BadRequestError', status: 400, code: 'content_filter', message: /policy/ }),
         program: 'chat',
         args: ['--stream', messages[0].content],
-        ours: explainedFailure(6, /^chat: The content filter blocked the prompt/),
+        ours: explainedFailure(6, /^chat: The content filter blocked the text/),
     });
     for (const model of ['nope', 'x/y', 'x?evil=1', 'x#fragment', '%2e%2e', '../../admin', 'ümlaut name',
         "a-._~!$&'()*+,;=:@z", '[a]|^`{}<>"\\']) {
