@@ -7521,7 +7521,7 @@ static azo_result azoi_auth_authorize(azo_request *job) {
     }
     int64_t now = job->client->pump.now;
     if (azoi_slot_lasts(slot) && now >= slot->refresh_at && !slot->fetching && now >= slot->hold_until) {
-        (void)azoi_slot_fetch(slot); /* whatever comes of it, there is a token for now */
+        (void)azoi_slot_fetch(slot); /* whatever comes of it, the old token serves */
     }
     if (!azoi_slot_serves(slot, job)) {
         if (!slot->fetching && now < slot->hold_until) {

@@ -815,6 +815,37 @@ static void test_no_retry_after_a_delta(void **state) {
     world_close(&w);
 }
 
+/* Failures that would be retried if nothing had been delivered: silence, and an error inside the stream. */
+static void test_no_retry_of_what_is_retryable_after_a_delta(void **state) {
+    (void)state;
+    static const char *const busy =
+        "data: {\"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"synthetic\"}}\n\n";
+    for (int deltas = 0; deltas < 2; deltas++) {
+        for (int silent = 0; silent < 2; silent++) {
+            world w;
+            listener l;
+            azo_error e;
+            char stream[2048];
+            const char *const events[] = {CHUNK("Hel"), busy};
+            memset(&l, 0, sizeof l);
+            world_open(&w);
+            w.desc.idle_timeout_ms = 700;
+            world_start(&w);
+            push_stream(&w, 5, deltas ? events : events + 1, silent ? (size_t)deltas : (size_t)deltas + 1, stream,
+                        sizeof stream);
+            if (silent) {
+                stream[strlen(stream) - 5] = '\0'; /* without the last chunk */
+            }
+            begin_stream(&w, &l);
+            azo_result want = deltas == 0 ? AZO_OK : silent ? AZO_ERR_TIMEOUT : AZO_ERR_RATE_LIMIT;
+            assert_int_equal(wait_for(&w, l.self), want);
+            assert_int_equal(end(l.self, &e), want);
+            assert_int_equal(w.service->requests, deltas == 0 ? 2 : 1);
+            world_close(&w);
+        }
+    }
+}
+
 /* ---- connections ---- */
 
 static void test_reuse_and_stale(void **state) {
@@ -1124,6 +1155,7 @@ int main(void) {
         cmocka_unit_test(test_retry_after),
         cmocka_unit_test(test_retries_end),
         cmocka_unit_test(test_no_retry_after_a_delta),
+        cmocka_unit_test(test_no_retry_of_what_is_retryable_after_a_delta),
         cmocka_unit_test(test_reuse_and_stale),
         cmocka_unit_test(test_connection_close_is_obeyed),
         cmocka_unit_test(test_interim_and_odd_framing),
