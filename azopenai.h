@@ -1132,7 +1132,6 @@ typedef struct azoi_policy {
     int32_t first_wait;
     int32_t max_wait;
     int32_t gone_wait;      /* after a 410; 0: a 410 is final */
-    bool retries_connect;   /* a connection that could not be opened is worth another try */
     bool (*retries_status)(int status);
 } azoi_policy;
 
@@ -5825,9 +5824,7 @@ static bool azoi_job_worth_retrying(const azo_request *job, azo_result result) {
     switch (result) {
     case AZO_ERR_RESOLVE:
     case AZO_ERR_CONNECT:
-        return job->policy.retries_connect;
     case AZO_ERR_TIMEOUT:
-        return job->policy.retries_connect || job->sent_all;
     case AZO_ERR_CLOSED:
     case AZO_ERR_RATE_LIMIT: /* from inside a stream, before its first delta */
     case AZO_ERR_SERVICE:
@@ -7201,8 +7198,8 @@ static void azoi_fetch_sign(azo_request *job, azoi_buf *head) {
     ((azoi_slot *)job->tag)->fetch_sent_at = job->client->pump.now;
 }
 
-static const azoi_policy azoi_policy_entra = {800, 8000, 0, true, azoi_retry_entra};
-static const azoi_policy azoi_policy_imds = {1000, 8000, 20000, true, azoi_retry_imds};
+static const azoi_policy azoi_policy_entra = {800, 8000, 0, azoi_retry_entra};
+static const azoi_policy azoi_policy_imds = {1000, 8000, 20000, azoi_retry_imds};
 static const azoi_job_ops azoi_fetch_ops = {
     AZOI_KIND_FETCH, NULL, azoi_fetch_sign, NULL, NULL, NULL, azoi_fetch_end, azoi_fetch_refuse, azoi_fetch_finish,
     NULL};
@@ -8161,7 +8158,7 @@ static bool azoi_retry_service(int status) {
     return status == 408 || status == 409 || status == 429 || (status >= 500 && status <= 599);
 }
 
-static const azoi_policy azoi_service_policy = {500, 8000, 0, true, azoi_retry_service};
+static const azoi_policy azoi_service_policy = {500, 8000, 0, azoi_retry_service};
 
 static int32_t azoi_limit_of(int32_t own, int32_t client) {
     return own == 0 ? client : own < 0 ? AZO_OFF : own;
