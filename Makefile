@@ -28,7 +28,7 @@ JOBS := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 COMPILE = $(CC) $(STRICT) $(CFLAGS) $(CPPFLAGS) $(MBEDTLS_FLAGS) -I. -MMD -MP
 
 EXAMPLES = hello chat async tools embed token az_login
-TESTS := $(sort $(patsubst tests/%.c,%,$(wildcard tests/unit_*.c tests/test_*.c)))
+TESTS := $(sort $(patsubst tests/%.c,%,$(wildcard tests/unit_*.c tests/test_*.c tests/torture_*.c)))
 SCRIPTS := $(sort $(wildcard tests/test_*.sh))
 EXAMPLE_PROGRAMS = $(EXAMPLES:%=$(BUILD)/%)
 TEST_PROGRAMS = $(TESTS:%=$(BUILD)/tests/%)
