@@ -99,7 +99,7 @@ test-programs: all $(BUILD)/fake_service $(TEST_PROGRAMS) $(CERTS)/.complete
 test:
 	@rm -f $(TEST_PROGRAMS)
 	@$(MAKE) --no-print-directory -k -j$(JOBS) test-programs || true
-	@$(RUN_TESTS) $(TEST_PROGRAMS) $(SCRIPTS)
+	@$(RUN_TESTS) $(SCRIPTS) $(TEST_PROGRAMS)
 
 # The script that only compiles has nothing to find here.
 asan:
@@ -108,7 +108,7 @@ asan:
 
 valgrind:
 	@$(MAKE) --no-print-directory -j$(JOBS) test-programs
-	@AZO_TEST_WRAP='$(VALGRIND)' $(RUN_TESTS) $(TEST_PROGRAMS) $(filter-out tests/test_header.sh,$(SCRIPTS))
+	@AZO_TEST_WRAP='$(VALGRIND)' $(RUN_TESTS) $(filter-out tests/test_header.sh,$(SCRIPTS)) $(TEST_PROGRAMS)
 
 test-official: all $(BUILD)/fake_service $(CERTS)/.complete
 	@if [ ! -e tests/official/run.sh ] || ! command -v npm >/dev/null 2>&1; then \
