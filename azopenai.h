@@ -1048,6 +1048,12 @@ typedef struct azoi_buf {
     azo_result failed; /* AZO_OK, AZO_ERR_MEMORY or AZO_ERR_LIMIT */
 } azoi_buf;
 
+/* A member of a ring, or its head. */
+typedef struct azoi_link {
+    struct azoi_link *prev;
+    struct azoi_link *next; /* NULL: a member of none */
+} azoi_link;
+
 /* ---- json ---- */
 
 /* Where a parse puts its tokens: one for the client, since no parse spans two steps. */
@@ -1139,8 +1145,7 @@ typedef struct azoi_policy {
 
 /* Something that the pump can move. Upper layers set `advance`; lower ones only queue nodes. */
 typedef struct azoi_node {
-    struct azoi_node *prev;
-    struct azoi_node *next; /* NULL: not in the run queue */
+    azoi_link link; /* in the run queue */
     void (*advance)(struct azoi_node *node);
 } azoi_node;
 
@@ -1182,7 +1187,7 @@ typedef struct azoi_pump {
     const azo_clock *clock;
     int64_t now; /* monotonic ms, read once a turn */
     bool stop;   /* leave the walk through the queue: the client is closing */
-    azoi_node queue; /* list head */
+    azoi_link queue; /* of nodes */
     azoi_timer **heap; /* heap[1..heap_len] */
     size_t heap_len;
     size_t heap_cap;
@@ -1322,8 +1327,7 @@ typedef struct azoi_conn {
     azoi_source source;
     azoi_stream stream;
     struct azo_client *client;
-    struct azoi_conn *prev; /* in the client's list of those in use, or of the idle ones */
-    struct azoi_conn *next;
+    azoi_link link; /* in the client's list of those in use, or of the idle ones */
     azoi_node *user; /* its job; NULL: none */
     azoi_conn_state state;
     azo_result result; /* why it FAILED */
@@ -1421,11 +1425,8 @@ struct azo_request {
     const azoi_job_ops *ops;
     void *data; /* of its kind */
     void *tag;
-    azo_request *prev; /* of all requests of the client */
-    azo_request *next;
-    azo_request *prev_finished;
-    azo_request *next_finished;
-    bool listed;   /* in the finished list */
+    azoi_link link;     /* in the client's list of all */
+    azoi_link finished; /* in the list that azo_next takes from */
     bool freed;    /* nobody wants it any more: freed as soon as its turn is over */
     bool in_turn;
     bool cancelled;
@@ -1433,9 +1434,7 @@ struct azo_request {
 
     /* token */
     struct azoi_slot *slot;
-    azo_request *prev_waiting; /* in the slot's FIFO */
-    azo_request *next_waiting;
-    bool waiting;
+    azoi_link waiting; /* in the slot's list */
     bool authorized;
     bool replayed;       /* after a 401, once */
     bool refetched;      /* this job has caused a token to be fetched after a 401 */
@@ -1444,9 +1443,7 @@ struct azo_request {
 
     /* connection */
     azoi_conn *conn;
-    azo_request *prev_capped; /* in the client's FIFO for max_connections */
-    azo_request *next_capped;
-    bool capped;
+    azoi_link capped; /* in the client's list of those kept waiting by max_connections */
 
     /* attempt */
     azoi_job_state state;
@@ -1533,8 +1530,7 @@ typedef struct azoi_slot {
     int64_t force_after; /* when the next 401 may cause a fetch */
     int64_t fetch_sent_at; /* expiry counts from here */
     azo_request *fetch;  /* the running job; NULL: none */
-    azo_request *first_waiting;
-    azo_request *last_waiting;
+    azoi_link waiting;   /* requests, in the order in which they came */
     azoi_buf room;       /* where the provider writes its token while it is asked */
     void *provider_state;
     intptr_t provider_fd; /* -1: none */
@@ -1582,16 +1578,14 @@ struct azo_client {
     azoi_identity identity;
     azoi_slot *slots;
 
-    azoi_conn *conns; /* all but the idle ones */
-    azoi_conn *idle;  /* the one used last first */
+    azoi_link conns; /* all but the idle ones */
+    azoi_link idle;  /* the one used last first */
     int idle_count;
     int counted_conns;
-    azo_request *first_capped;
-    azo_request *last_capped;
+    azoi_link capped;   /* requests that wait for one, the first to come first */
 
-    azo_request *jobs;
-    azo_request *first_finished;
-    azo_request *last_finished;
+    azoi_link jobs;     /* all requests */
+    azoi_link finished; /* those that azo_next has not named yet */
 
     azoi_buf scratch;  /* azo_X_begin builds here */
     azoi_buf decoded;  /* event texts, valid during one callback */
@@ -1867,6 +1861,55 @@ static bool azoi_buf_set(azoi_buf *b, azo_str text) {
     return b->failed == AZO_OK;
 }
 
+/* ---- lists: rings, so that no place in them is special ---- */
+
+static void azoi_list_init(azoi_link *list) {
+    list->prev = list;
+    list->next = list;
+}
+
+static bool azoi_list_empty(const azoi_link *list) {
+    return list->next == list;
+}
+
+static bool azoi_linked(const azoi_link *link) {
+    return link->next != NULL;
+}
+
+/* Before another member, or, given the list itself, at its end. */
+static void azoi_link_before(azoi_link *other, azoi_link *link) {
+    link->prev = other->prev;
+    link->next = other;
+    other->prev->next = link;
+    other->prev = link;
+}
+
+/* At the end, unless it is in the list already. */
+static void azoi_list_add(azoi_link *list, azoi_link *link) {
+    if (!azoi_linked(link)) {
+        azoi_link_before(list, link);
+    }
+}
+
+static void azoi_link_leave(azoi_link *link) {
+    if (azoi_linked(link)) {
+        link->prev->next = link->next;
+        link->next->prev = link->prev;
+        link->prev = NULL;
+        link->next = NULL;
+    }
+}
+
+/* Puts all of another list, which is empty afterwards, before the members of this one. */
+static void azoi_list_prepend(azoi_link *list, azoi_link *other) {
+    if (!azoi_list_empty(other)) {
+        other->prev->next = list->next;
+        list->next->prev = other->prev;
+        other->next->prev = list;
+        list->next = other->next;
+        azoi_list_init(other);
+    }
+}
 /* >>strings */
 
 /* Views, ASCII, UTF-8 and encodings. Nothing here depends on the locale, as toupper, isdigit and their like do. */
@@ -3508,8 +3551,7 @@ static void azoi_pump_init(azoi_pump *p, const azo_allocator *allocator, const a
     p->allocator = allocator;
     p->loop = loop;
     p->clock = clock;
-    p->queue.prev = &p->queue;
-    p->queue.next = &p->queue;
+    azoi_list_init(&p->queue);
     p->told_due = AZOI_NEVER;
 }
 
@@ -3526,31 +3568,12 @@ static void azoi_pump_tick(azoi_pump *p) {
 
 /* ---- run queue ---- */
 
-static void azoi_node_insert(azoi_node *before, azoi_node *node) {
-    node->prev = before->prev;
-    node->next = before;
-    before->prev->next = node;
-    before->prev = node;
-}
-
 static void azoi_pump_queue(azoi_pump *p, azoi_node *node) {
-    if (node->next == NULL) {
-        azoi_node_insert(&p->queue, node);
-    }
-}
-
-static void azoi_pump_unqueue(azoi_pump *p, azoi_node *node) {
-    (void)p;
-    if (node->next != NULL) {
-        node->prev->next = node->next;
-        node->next->prev = node->prev;
-        node->prev = NULL;
-        node->next = NULL;
-    }
+    azoi_list_add(&p->queue, &node->link);
 }
 
 static bool azoi_pump_busy(const azoi_pump *p) {
-    return p->queue.next != &p->queue;
+    return !azoi_list_empty(&p->queue);
 }
 
 /* ---- timers: a binary heap; heap[i / 2] is due no later than heap[i] ---- */
@@ -3813,26 +3836,16 @@ static void azoi_pump_run(azoi_pump *p) {
     azoi_pump_tick(p);
     azoi_pump_queue_due(p);
     int64_t enough = p->now + AZOI_STEP_MS;
-    azoi_node pass = p->queue;
-    if (!azoi_pump_busy(p)) {
-        return;
-    }
-    pass.prev->next = &pass;
-    pass.next->prev = &pass;
-    p->queue.prev = &p->queue;
-    p->queue.next = &p->queue;
-    while (pass.next != &pass && !p->stop && p->now < enough) {
-        azoi_node *node = pass.next;
-        azoi_pump_unqueue(p, node);
+    azoi_link pass;
+    azoi_list_init(&pass);
+    azoi_list_prepend(&pass, &p->queue);
+    while (!azoi_list_empty(&pass) && !p->stop && p->now < enough) {
+        azoi_node *node = AZOI_OF(pass.next, azoi_node, link);
+        azoi_link_leave(&node->link);
         node->advance(node);
         azoi_pump_tick(p);
     }
-    if (pass.next != &pass) { /* out of time: what is left goes first the next time */
-        pass.prev->next = p->queue.next;
-        p->queue.next->prev = pass.prev;
-        p->queue.next = pass.next;
-        pass.next->prev = &p->queue;
-    }
+    azoi_list_prepend(&p->queue, &pass); /* out of time: what is left goes first the next time */
 }
 /* >>transport
  *
@@ -5056,31 +5069,15 @@ static size_t azoi_conn_describe(azoi_source *source, azo_watch *out, size_t cap
 /* ---- the end of a connection ---- */
 
 static void azoi_conn_wake_capped(azo_client *c) {
-    if (c->first_capped != NULL) {
-        azoi_pump_queue(&c->pump, &c->first_capped->node);
-    }
-}
-
-static void azoi_conn_link(azoi_conn **list, azoi_conn *conn) {
-    conn->prev = NULL;
-    conn->next = *list;
-    if (conn->next != NULL) {
-        conn->next->prev = conn;
-    }
-    *list = conn;
-}
-
-static void azoi_conn_unlink(azoi_conn **list, azoi_conn *conn) {
-    *(conn->prev != NULL ? &conn->prev->next : list) = conn->next;
-    if (conn->next != NULL) {
-        conn->next->prev = conn->prev;
+    if (!azoi_list_empty(&c->capped)) {
+        azoi_pump_queue(&c->pump, &AZOI_OF(c->capped.next, azo_request, capped)->node);
     }
 }
 
 static void azoi_conn_leave_idle(azoi_conn *conn) {
     if (conn->state == AZOI_CONN_IDLE) {
-        azoi_conn_unlink(&conn->client->idle, conn);
-        azoi_conn_link(&conn->client->conns, conn);
+        azoi_link_leave(&conn->link);
+        azoi_list_add(&conn->client->conns, &conn->link);
         conn->client->idle_count--;
         conn->state = AZOI_CONN_READY;
     }
@@ -5099,8 +5096,8 @@ static void azoi_conn_free(azoi_conn *conn) {
     azoi_conn_shut(conn);
     azoi_source_detach(&c->pump, &conn->source);
     azoi_timer_detach(&c->pump, &conn->timer);
-    azoi_pump_unqueue(&c->pump, &conn->node);
-    azoi_conn_unlink(&c->conns, conn);
+    azoi_link_leave(&conn->node.link);
+    azoi_link_leave(&conn->link);
     if (conn->counted) {
         c->counted_conns--;
         azoi_conn_wake_capped(c);
@@ -5325,14 +5322,10 @@ static bool azoi_conn_is_quiet(azoi_conn *conn) {
 static void azoi_conn_rest(azoi_conn *conn) {
     azo_client *c = conn->client;
     if (c->idle_count >= AZO_MAX_IDLE_CONNECTIONS) {
-        azoi_conn *oldest = c->idle;
-        while (oldest->next != NULL) {
-            oldest = oldest->next;
-        }
-        azoi_conn_free(oldest);
+        azoi_conn_free(AZOI_OF(c->idle.prev, azoi_conn, link)); /* the oldest */
     }
-    azoi_conn_unlink(&c->conns, conn);
-    azoi_conn_link(&c->idle, conn);
+    azoi_link_leave(&conn->link);
+    azoi_link_before(c->idle.next, &conn->link);
     c->idle_count++;
     conn->state = AZOI_CONN_IDLE;
     conn->idle_since = c->pump.now;
@@ -5417,9 +5410,10 @@ static void azoi_conn_assign(azoi_conn *conn, azoi_node *user, azo_error *error)
 
 /* The idle connection that was used last, proven alive; NULL: none. */
 static azoi_conn *azoi_conn_take_idle(azo_client *c, const azoi_origin *origin, azoi_node *user, azo_error *error) {
-    azoi_conn *next;
-    for (azoi_conn *conn = c->idle; conn != NULL; conn = next) {
-        next = conn->next;
+    azoi_link *next;
+    for (azoi_link *at = c->idle.next; at != &c->idle; at = next) {
+        azoi_conn *conn = AZOI_OF(at, azoi_conn, link);
+        next = at->next;
         if (!azoi_conn_serves(conn, origin)) {
             continue;
         }
@@ -5440,9 +5434,10 @@ static azoi_conn *azoi_conn_take_idle(azo_client *c, const azoi_origin *origin, 
 
 /* What else is idle for this origin is no better than the one that was just found dead. NULL: every origin. */
 static void azoi_conn_drop_idle(azo_client *c, const azoi_origin *origin) {
-    azoi_conn *next;
-    for (azoi_conn *conn = c->idle; conn != NULL; conn = next) {
-        next = conn->next;
+    azoi_link *next;
+    for (azoi_link *at = c->idle.next; at != &c->idle; at = next) {
+        azoi_conn *conn = AZOI_OF(at, azoi_conn, link);
+        next = at->next;
         if (origin == NULL || azoi_conn_serves(conn, origin)) {
             azoi_conn_free(conn);
         }
@@ -5452,12 +5447,12 @@ static void azoi_conn_drop_idle(azo_client *c, const azoi_origin *origin) {
 /* Below max_connections, if need be after closing another origin's idle one. */
 static bool azoi_conn_make_room(azo_client *c) {
     if (c->max_connections > 0 && c->counted_conns >= c->max_connections) {
-        azoi_conn *conn = c->idle;
-        while (conn != NULL && !conn->counted) {
-            conn = conn->next;
+        azoi_link *at = c->idle.next;
+        while (at != &c->idle && !AZOI_OF(at, azoi_conn, link)->counted) {
+            at = at->next;
         }
-        if (conn != NULL) {
-            azoi_conn_free(conn);
+        if (at != &c->idle) {
+            azoi_conn_free(AZOI_OF(at, azoi_conn, link));
         }
     }
     return c->max_connections <= 0 || c->counted_conns < c->max_connections;
@@ -5487,7 +5482,7 @@ static azoi_conn *azoi_conn_alloc(azo_client *c, const azoi_origin *origin) {
         azoi_free(&c->allocator, conn, size);
         return NULL;
     }
-    azoi_conn_link(&c->conns, conn);
+    azoi_list_add(&c->conns, &conn->link);
     return conn;
 }
 
@@ -5557,83 +5552,20 @@ static azo_str azoi_user_agent(void) {
 
 /* ---- lists ---- */
 
-static void azoi_job_list(azo_client *c, azo_request *job) {
-    job->next = c->jobs;
-    if (job->next != NULL) {
-        job->next->prev = job;
-    }
-    c->jobs = job;
-}
-
-static void azoi_job_unlist(azo_client *c, azo_request *job) {
-    *(job->prev != NULL ? &job->prev->next : &c->jobs) = job->next;
-    if (job->next != NULL) {
-        job->next->prev = job->prev;
-    }
-    job->prev = NULL;
-    job->next = NULL;
-}
-
-static void azoi_wait_in(azoi_slot *slot, azo_request *job) {
-    if (job->waiting) {
-        return;
-    }
-    job->waiting = true;
-    job->next_waiting = NULL;
-    job->prev_waiting = slot->last_waiting;
-    *(slot->last_waiting != NULL ? &slot->last_waiting->next_waiting : &slot->first_waiting) = job;
-    slot->last_waiting = job;
-}
-
 static void azoi_wait_leave(azo_request *job) {
-    azoi_slot *slot = job->slot;
-    if (!job->waiting) {
-        return;
-    }
-    job->waiting = false;
-    *(job->prev_waiting != NULL ? &job->prev_waiting->next_waiting : &slot->first_waiting) = job->next_waiting;
-    *(job->next_waiting != NULL ? &job->next_waiting->prev_waiting : &slot->last_waiting) = job->prev_waiting;
-    if (slot->first_waiting == NULL) {
-        azoi_pump_queue(&slot->client->pump, &slot->node); /* a provider is told that nobody waits any more */
+    if (azoi_linked(&job->waiting)) {
+        azoi_link_leave(&job->waiting);
+        if (azoi_list_empty(&job->slot->waiting)) {
+            azoi_pump_queue(&job->slot->client->pump, &job->slot->node); /* a provider hears that nobody waits */
+        }
     }
 }
 
-static void azoi_cap_in(azo_client *c, azo_request *job) {
-    if (job->capped) {
-        return;
+static void azoi_cap_leave(azo_request *job) {
+    if (azoi_linked(&job->capped)) {
+        azoi_link_leave(&job->capped);
+        azoi_conn_wake_capped(job->client); /* whatever woke this one may serve the next */
     }
-    job->capped = true;
-    job->next_capped = NULL;
-    job->prev_capped = c->last_capped;
-    *(c->last_capped != NULL ? &c->last_capped->next_capped : &c->first_capped) = job;
-    c->last_capped = job;
-}
-
-static void azoi_cap_leave(azo_client *c, azo_request *job) {
-    if (!job->capped) {
-        return;
-    }
-    job->capped = false;
-    *(job->prev_capped != NULL ? &job->prev_capped->next_capped : &c->first_capped) = job->next_capped;
-    *(job->next_capped != NULL ? &job->next_capped->prev_capped : &c->last_capped) = job->prev_capped;
-    azoi_conn_wake_capped(c); /* whatever woke this one may serve the next */
-}
-
-static void azoi_finished_in(azo_client *c, azo_request *job) {
-    job->listed = true;
-    job->next_finished = NULL;
-    job->prev_finished = c->last_finished;
-    *(c->last_finished != NULL ? &c->last_finished->next_finished : &c->first_finished) = job;
-    c->last_finished = job;
-}
-
-static void azoi_finished_leave(azo_client *c, azo_request *job) {
-    if (!job->listed) {
-        return;
-    }
-    job->listed = false;
-    *(job->prev_finished != NULL ? &job->prev_finished->next_finished : &c->first_finished) = job->next_finished;
-    *(job->next_finished != NULL ? &job->next_finished->prev_finished : &c->last_finished) = job->prev_finished;
 }
 
 static void azoi_job_wake(azo_request *job) {
@@ -5653,7 +5585,7 @@ static void azoi_job_drop_conn(azo_request *job, azoi_release how) {
 static azo_stage azoi_job_stage(const azo_request *job) {
     switch (job->state) {
     case AZOI_JOB_PREPARE:
-        if (job->waiting || job->conn == NULL) {
+        if (azoi_linked(&job->waiting) || job->conn == NULL) {
             return job->authorized ? AZO_STAGE_CONNECT : AZO_STAGE_TOKEN;
         }
         return job->conn->state == AZOI_CONN_TLS ? AZO_STAGE_TLS : AZO_STAGE_CONNECT;
@@ -5696,11 +5628,10 @@ static void azoi_job_annotate(azo_request *job) {
 
 /* Cuts a job that is done from its client: what is left is the outcome, for azo_X_end. */
 static void azoi_job_orphan(azo_request *job) {
-    azo_client *c = job->client;
-    azoi_finished_leave(c, job);
-    azoi_timer_detach(&c->pump, &job->timer);
-    azoi_pump_unqueue(&c->pump, &job->node);
-    azoi_job_unlist(c, job);
+    azoi_link_leave(&job->finished);
+    azoi_timer_detach(&job->client->pump, &job->timer);
+    azoi_link_leave(&job->node.link);
+    azoi_link_leave(&job->link);
     job->client = NULL;
     job->slot = NULL;
 }
@@ -5708,7 +5639,7 @@ static void azoi_job_orphan(azo_request *job) {
 static void azoi_job_free(azo_request *job) {
     if (job->client != NULL) {
         azoi_wait_leave(job);
-        azoi_cap_leave(job->client, job);
+        azoi_cap_leave(job);
         bool unused = job->conn != NULL && job->conn->state == AZOI_CONN_READY;
         azoi_job_drop_conn(job, unused ? AZOI_RELEASE_REUSE : AZOI_RELEASE_KILL);
         azoi_job_orphan(job);
@@ -5742,20 +5673,20 @@ static void azoi_job_finish(azo_request *job, azo_result result) {
         azoi_log(&c->net, AZO_LOG_INFO, "* failed: %s", job->error.message);
     }
     azoi_wait_leave(job);
-    azoi_cap_leave(c, job);
+    azoi_cap_leave(job);
     bool unused = job->conn != NULL && job->conn->state == AZOI_CONN_READY;
     azoi_job_drop_conn(job, unused ? AZOI_RELEASE_REUSE : AZOI_RELEASE_KILL);
     job->state = AZOI_JOB_DONE;
     job->result = result;
     azoi_timer_unset(&c->pump, &job->timer);
-    azoi_pump_unqueue(&c->pump, &job->node);
+    azoi_link_leave(&job->node.link);
     if (job->ops->finish != NULL) {
         job->ops->finish(job);
     }
     if (job->ops->kind == AZOI_KIND_FETCH) {
         job->freed = true;
     } else if (!job->freed) {
-        azoi_finished_in(c, job);
+        azoi_list_add(&c->finished, &job->finished);
     }
     if (job->freed && !job->in_turn) {
         azoi_job_free(job);
@@ -5951,12 +5882,12 @@ static bool azoi_job_may_open(azo_request *job) {
     if (!job->authorized && c->max_connections > 0 && c->counted_conns + 1 >= c->max_connections) {
         return false;
     }
-    bool first = c->first_capped == NULL || c->first_capped == job;
+    bool first = azoi_list_empty(&c->capped) || c->capped.next == &job->capped;
     if (first && azoi_conn_make_room(c)) {
-        azoi_cap_leave(c, job);
+        azoi_cap_leave(job);
         return true;
     }
-    azoi_cap_in(c, job);
+    azoi_list_add(&c->capped, &job->capped);
     return false;
 }
 
@@ -5965,7 +5896,7 @@ static azo_result azoi_job_connect(azo_request *job) {
     if (job->conn == NULL && !job->fresh_only) {
         job->conn = azoi_conn_take_idle(c, &job->spec.origin, &job->node, &job->error);
         if (job->conn != NULL) {
-            azoi_cap_leave(c, job);
+            azoi_cap_leave(job);
         }
     }
     if (job->conn == NULL && !job->conn_failed && azoi_job_may_open(job)) {
@@ -6595,7 +6526,7 @@ static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_req
     job->authorized = spec->ops->authorize == NULL;
     azoi_pump_tick(&c->pump);
     job->total_by = azoi_deadline(c->pump.now, spec->total_ms);
-    azoi_job_list(c, job);
+    azoi_list_add(&c->jobs, &job->link);
     azoi_job_arm(job);
     azoi_job_wake(job);
     azoi_client_tell(c);
@@ -6830,8 +6761,8 @@ static bool azoi_slot_serves(const azoi_slot *slot, const azo_request *job) {
 /* The fetch is over: everyone who waits goes on or fails, in the order in which they came. */
 static void azoi_slot_release(azoi_slot *slot, azo_result result) {
     slot->fetching = false;
-    while (slot->first_waiting != NULL) {
-        azo_request *job = slot->first_waiting;
+    while (!azoi_list_empty(&slot->waiting)) {
+        azo_request *job = AZOI_OF(slot->waiting.next, azo_request, waiting);
         azoi_wait_leave(job);
         if (result == AZO_OK) {
             azoi_job_wake(job);
@@ -7130,7 +7061,7 @@ static void azoi_fetch_finish(azo_request *job) {
     /* Nobody stepped the client for so long that the fetch's time is up. That says nothing about the other side. */
     bool parked = job->result == AZO_ERR_TIMEOUT && c->pump.now - job->total_by > 1000;
     slot->fetch = NULL;
-    if (job->result == AZO_OK || job->result == AZO_ERR_CANCELLED || (parked && slot->first_waiting == NULL)) {
+    if (job->result == AZO_OK || job->result == AZO_ERR_CANCELLED || (parked && azoi_list_empty(&slot->waiting))) {
         slot->fetching = false;
         return;
     }
@@ -7391,7 +7322,7 @@ static void azoi_slot_advance(azoi_node *node) {
     }
     if (!provider) {
         (void)azoi_slot_walk(slot);
-    } else if (slot->first_waiting == NULL && !azoi_slot_lasts(slot)) {
+    } else if (azoi_list_empty(&slot->waiting) && !azoi_slot_lasts(slot)) {
         azoi_provider_done(slot, true);
     } else {
         (void)azoi_provider_ask(slot);
@@ -7418,7 +7349,7 @@ static void azoi_slot_free(azoi_slot *slot) {
     }
     azoi_source_detach(&c->pump, &slot->source);
     azoi_timer_detach(&c->pump, &slot->timer);
-    azoi_pump_unqueue(&c->pump, &slot->node);
+    azoi_link_leave(&slot->node.link);
     azoi_buf_free(&slot->scope);
     azoi_buf_free(&slot->claims);
     azoi_buf_free(&slot->wanted);
@@ -7432,6 +7363,7 @@ static azoi_slot *azoi_slot_new(azo_client *c, azo_str scope) {
         return NULL;
     }
     slot->client = c;
+    azoi_list_init(&slot->waiting);
     slot->node.advance = azoi_slot_advance;
     slot->source.node = &slot->node;
     slot->source.happened = azoi_provider_happened;
@@ -7533,7 +7465,7 @@ static azo_result azoi_auth_authorize(azo_request *job) {
         }
         job->fetch_wanted = job->fetch_wanted != 0 ? job->fetch_wanted : slot->fetches;
         if (!azoi_slot_serves(slot, job)) {
-            azoi_wait_in(slot, job);
+            azoi_list_add(&slot->waiting, &job->waiting);
             return AZO_PENDING;
         }
     }
@@ -10426,8 +10358,8 @@ static azo_result azoi_client_set_up(azo_client *c, const azo_client_desc *desc,
 
 static void azoi_client_free(azo_client *c) {
     azoi_identity_close(c);
-    while (c->conns != NULL) {
-        azoi_conn_free(c->conns);
+    while (!azoi_list_empty(&c->conns)) {
+        azoi_conn_free(AZOI_OF(c->conns.next, azoi_conn, link));
     }
     azoi_conn_drop_idle(c, NULL);
     azoi_net_close(&c->net);
@@ -10464,6 +10396,11 @@ AZO_API azo_result azo_client_open(const azo_client_desc *desc, azo_client **out
     c->loop = desc->loop;
     azoi_client_init_bufs(c);
     azoi_pump_init(&c->pump, &c->allocator, &c->loop, &c->net.clock);
+    azoi_list_init(&c->conns);
+    azoi_list_init(&c->idle);
+    azoi_list_init(&c->capped);
+    azoi_list_init(&c->jobs);
+    azoi_list_init(&c->finished);
     c->interrupted = desc->interrupted;
     c->interrupt_user_data = desc->interrupt_user_data;
     azo_result r = azoi_net_init(&c->net, desc, &c->allocator, e);
@@ -10483,9 +10420,10 @@ AZO_API azo_result azo_client_open(const azo_client_desc *desc, azo_client **out
 
 /* What is left of live requests are their outcomes. */
 static void azoi_client_drop_jobs(azo_client *c) {
-    azo_request *next;
-    for (azo_request *job = c->jobs; job != NULL; job = next) {
-        next = job->next;
+    azoi_link *next;
+    for (azoi_link *at = c->jobs.next; at != &c->jobs; at = next) {
+        azo_request *job = AZOI_OF(at, azo_request, link);
+        next = at->next;
         if (job->ops->kind != AZOI_KIND_FETCH) {
             if (job->state != AZOI_JOB_DONE) {
                 azoi_error_clear(&job->error);
@@ -10496,8 +10434,8 @@ static void azoi_client_drop_jobs(azo_client *c) {
             azoi_job_orphan(job);
         }
     }
-    while (c->jobs != NULL) { /* the fetches: they free themselves */
-        azoi_job_finish(c->jobs, AZO_ERR_CANCELLED);
+    while (!azoi_list_empty(&c->jobs)) { /* the fetches: they free themselves */
+        azoi_job_finish(AZOI_OF(c->jobs.next, azo_request, link), AZO_ERR_CANCELLED);
     }
 }
 
@@ -10612,16 +10550,17 @@ AZO_API azo_result azo_poll(azo_client *client, int32_t max_ms) {
     if (max_ms >= 0 && (timeout_ms < 0 || timeout_ms > max_ms)) {
         timeout_ms = max_ms;
     }
-    bool nothing_to_wait_for = count == 0 && (timeout_ms == 0 || (timeout_ms < 0 && client->conns == NULL));
+    bool nothing_to_wait_for = count == 0 && (timeout_ms == 0 || (timeout_ms < 0 && azoi_list_empty(&client->conns)));
     size_t ready = nothing_to_wait_for ? 0 : azoi_sleep(client, count, timeout_ms);
     return azo_step(client, blind ? NULL : client->watches, ready);
 }
 
 AZO_API azo_request *azo_next(azo_client *client) {
-    azo_request *job = client != NULL ? client->first_finished : NULL;
-    if (job != NULL) {
-        azoi_finished_leave(client, job);
+    if (client == NULL || azoi_list_empty(&client->finished)) {
+        return NULL;
     }
+    azo_request *job = AZOI_OF(client->finished.next, azo_request, finished);
+    azoi_link_leave(&job->finished);
     return job;
 }
 

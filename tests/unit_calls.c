@@ -269,7 +269,7 @@ static void test_missing_settings(void **state) {
     memset(&raw, 0, sizeof raw);
     raw.path = "/models";
     check_refused(azo_raw_begin(client, &raw, &job, &err), &err, "The endpoint is not set");
-    assert_null(client->jobs);
+    assert_true(azoi_list_empty(&client->jobs));
     assert_int_equal(azo_chat_begin(NULL, &desc, &job, &err), AZO_ERR_ARGUMENT);
     test_sentences(err.message);
     assert_int_equal(azo_chat_begin(client, NULL, &job, &err), AZO_ERR_ARGUMENT);
@@ -397,7 +397,7 @@ static void check_no_body(azo_client *client, const azo_chat_desc *desc, const c
     azo_error err;
     check_refused(azo_chat_begin(client, desc, &job, &err), &err, words);
     assert_null(job);
-    assert_null(client->jobs);
+    assert_true(azoi_list_empty(&client->jobs));
 }
 
 static void test_body_of_81(void **state) {
@@ -1236,10 +1236,10 @@ static void test_ends(void **state) {
     (void)state;
     assert_int_equal(azo_chat_end(job, &reply, &err), AZO_PENDING);
     assert_int_equal(err.code, AZO_OK);
-    assert_ptr_equal(client->jobs, job);
+    assert_ptr_equal(client->jobs.next, &job->link);
     assert_int_equal(azo_embed_end(job, &embed, &err), AZO_ERR_ARGUMENT);
     test_sentences(err.message);
-    assert_null(client->jobs);
+    assert_true(azoi_list_empty(&client->jobs));
     assert_int_equal(azo_chat_end(NULL, &reply, &err), AZO_ERR_ARGUMENT);
     assert_int_equal(azo_raw_end(NULL, NULL, NULL), AZO_ERR_ARGUMENT);
     job = begin_hello(client, false);
@@ -2016,7 +2016,7 @@ static void run_failing(test_memory *memory, void *self) {
         assert_int_equal(err.code, AZO_ERR_MEMORY);
         test_sentences(err.message);
         assert_null(job);
-        assert_null(client->jobs);
+        assert_true(azoi_list_empty(&client->jobs));
     }
     azo_client_close(client);
 }
