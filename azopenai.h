@@ -2265,9 +2265,8 @@ static azo_result azoi_buf_failed(const azoi_buf *b, azo_error *e, const char *w
 /* >>json */
 
 /* A scanner of our own that accepts exactly RFC 8259 in UTF-8, because jsmn alone takes `{"a"}`, `[1 2]`, `nulx`, raw
- * controls and much else for JSON. What passed it is tokenised by jsmn. Values are then reached either by token index
- * (azoi_json_*) or, for one member of a small text, by scanning (azoi_json_find, azoi_json_step). Object keys are
- * compared as they are written. */
+ * controls and much else for JSON. What passed it is tokenised by jsmn, where values are wanted by name here and there,
+ * or, where all of a text is wanted in its order, scanned once more. Object keys are compared as they are written. */
 
 /* ---- scanner: each starts at *at and leaves it behind what was read, or at the first bad byte ---- */
 
@@ -2406,14 +2405,10 @@ static bool azoi_json_scan_value(azo_str text, size_t *at, unsigned depth) {
     return azoi_json_take(text, at, object ? '}' : ']');
 }
 
-static bool azoi_json_skip(azo_str text, size_t *at) {
-    return azoi_json_scan_value(text, at, 0);
-}
-
 static bool azoi_json_check(azo_str text, size_t *offset) {
     *offset = 0;
     azoi_json_space(text, offset);
-    if (!azoi_json_skip(text, offset)) {
+    if (!azoi_json_scan_value(text, offset, 0)) {
         return false;
     }
     azoi_json_space(text, offset);
@@ -2744,39 +2739,77 @@ static void azoi_json_quote(azoi_buf *b, azo_str text) {
     azoi_buf_char(b, '"');
 }
 
-/* ---- values by scanning ---- */
+/* ---- values by scanning: of an object or array that has been checked, which need not end in a NUL ----
+ *
+ * A chat reply is scanned, not tokenised: an event of 280 bytes took 24,000 instructions with tokens and takes 14,000
+ * without, 8,000 of them for the check and the stream. */
 
-/* *rest is first a whole object or array, and later what follows a value in it. */
+/* From its opening quote to its closing one, which stands behind an even number of backslashes. */
+static const char *azoi_json_string_end(const char *at) {
+    const char *quote = at;
+    const char *slash;
+    do {
+        quote = strchr(quote + 1, '"');
+        for (slash = quote; slash[-1] == '\\'; slash--) {
+        }
+    } while ((quote - slash) % 2 != 0);
+    return quote;
+}
+
+static const char *azoi_json_value_end(const char *at) {
+    size_t depth = 0;
+    do {
+        char c = *at;
+        if (c == '"') {
+            at = azoi_json_string_end(at);
+        } else if ((c | 0x20) == '{') { /* or [ */
+            depth++;
+        } else if ((c | 0x20) == '}') { /* or ] */
+            depth--;
+        } else if (depth == 0) {
+            return at + strcspn(at, ",]} \t\r\n");
+        }
+        at++;
+    } while (depth > 0);
+    return at;
+}
+
+static const char *azoi_json_value_start(const char *at) {
+    while (azoi_is_space(*at)) {
+        at++;
+    }
+    return at;
+}
+
+/* The next member of an object, or, without `key`, the next item of an array; *rest is first the whole of it. */
 static bool azoi_json_step(azo_str *rest, azo_str *key, azo_str *value) {
-    azo_str text = azoi_trim(*rest);
-    size_t at = 1;
-    *key = azoi_view(NULL, 0);
-    *value = azoi_view(NULL, 0);
-    if (!azoi_starts(text, "{") && !azoi_starts(text, "[") && !azoi_starts(text, ",")) {
+    if (rest->len == 0) {
         return false;
     }
-    for (;;) {
-        size_t start;
-        azoi_json_space(text, &at);
-        start = at;
-        if (!azoi_json_skip(text, &at)) {
-            return false;
-        }
-        *value = azoi_view(text.ptr + start, at - start);
-        azoi_json_space(text, &at);
-        if (key->ptr != NULL || value->ptr[0] != '"' || !azoi_json_take(text, &at, ':')) {
-            *rest = azoi_skip(text, at);
-            return true;
-        }
-        *key = azoi_view(value->ptr + 1, value->len - 2);
+    const char *end = rest->ptr + rest->len;
+    const char *at = azoi_json_value_start(rest->ptr + 1);
+    if (*at == '}' || *at == ']') {
+        return false;
     }
+    if (key != NULL) {
+        const char *colon = azoi_json_value_end(at);
+        *key = azoi_view(at + 1, (size_t)(colon - at) - 2);
+        at = azoi_json_value_start(azoi_json_value_start(colon) + 1);
+    }
+    const char *behind = azoi_json_value_end(at);
+    *value = azoi_view(at, (size_t)(behind - at));
+    behind = azoi_json_value_start(behind);
+    *rest = azoi_view(behind, *behind == ',' ? (size_t)(end - behind) : 0);
+    return true;
 }
 
 /* The member called `name`, or, where that is NULL, the item number `index` of an array. */
 static bool azoi_json_pick(azo_str in, azo_str name, uint64_t index, azo_str *value) {
-    azo_str key;
-    for (; azoi_json_step(&in, &key, value); index--) {
-        if (name.ptr != NULL ? key.ptr != NULL && azoi_same(key, name) : key.ptr == NULL && index == 0) {
+    bool named = name.ptr != NULL;
+    azo_str rest = azoi_starts(in, named ? "{" : "[") ? in : azoi_view(NULL, 0);
+    azo_str key = name;
+    for (; azoi_json_step(&rest, named ? &key : NULL, value); index--) {
+        if (named ? azoi_same(key, name) : index == 0) {
             return true;
         }
     }
@@ -6664,7 +6697,8 @@ static azo_result azoi_imds_open(azoi_identity *id, const azo_credential_desc *d
     }
     id->selector = selected.len > 0 ? selector : NULL;
     id->selected_by_env = selected.len > 0 && given == 0;
-    azo_result r = azoi_buf_set(&id->selected, selected) ? AZO_OK : azoi_memory(e);
+    (void)azoi_buf_set(&id->selected, selected);
+    azo_result r = azoi_buf_failed(&id->selected, e, "The name of the managed identity");
     return r == AZO_OK ? azoi_base_url(&id->imds, host.len > 0 ? host : azo_s("169.254.169.254"), "http://",
                                        "AZURE_POD_IDENTITY_AUTHORITY_HOST", e) : r;
 }
@@ -8680,8 +8714,7 @@ AZO_API size_t azo_history_count(const azo_history *history) {
 static size_t azoi_history_at(const azo_history *history, size_t index) {
     size_t at = 0;
     for (; index > 0; index--) {
-        (void)azoi_json_skip(azoi_buf_view(&history->text), &at);
-        at++;
+        at = (size_t)(azoi_json_value_end(history->text.data + at) - history->text.data) + 1;
     }
     return at;
 }
@@ -8941,10 +8974,11 @@ static int64_t azoi_chat_tool_guess(const azoi_chat *chat, int choice, azo_str i
     return id.len > 0 || last < 0 ? last + 1 : last;
 }
 
-/* ---- values of a text that has been checked ----
+/* ---- chat: a walk over a chunk or a whole reply ----
  *
- * A chat reply is scanned, not tokenised: an event of 280 bytes took 24,000 instructions with tokens and takes 14,000
- * without, 8,000 of them for the check and the stream. The text ends in a NUL. */
+ * What a chunk brings is dealt with in steps: each goes into the reply and then to the callback. A pause ends the walk
+ * behind a step; after it the chunk is walked again, and the steps that were taken are passed over. So whether
+ * something is a step must depend on the chunk alone. */
 
 static bool azoi_is(azo_str value, char first) {
     return value.len > 0 && value.ptr[0] == first;
@@ -8955,65 +8989,6 @@ static azo_str azoi_inside(azo_str string) {
     return azoi_view(string.ptr + 1, string.len - 2);
 }
 
-/* From its opening quote to its closing one, which stands behind an even number of backslashes. */
-static const char *azoi_string_end(const char *at) {
-    const char *quote = at;
-    const char *slash;
-    do {
-        quote = strchr(quote + 1, '"');
-        for (slash = quote; slash[-1] == '\\'; slash--) {
-        }
-    } while ((quote - slash) % 2 != 0);
-    return quote;
-}
-
-static const char *azoi_value_end(const char *at) {
-    size_t depth = 0;
-    do {
-        char c = *at;
-        if (c == '"') {
-            at = azoi_string_end(at);
-        } else if ((c | 0x20) == '{') { /* or [ */
-            depth++;
-        } else if ((c | 0x20) == '}') { /* or ] */
-            depth--;
-        } else if (depth == 0) {
-            return at + strcspn(at, ",]} \t\r\n");
-        }
-        at++;
-    } while (depth > 0);
-    return at;
-}
-
-static const char *azoi_value_start(const char *at) {
-    while (azoi_is_space(*at)) {
-        at++;
-    }
-    return at;
-}
-
-/* The next member of an object, or, without `key`, the next item of an array; *rest is first the whole of it. */
-static bool azoi_value_next(azo_str *rest, azo_str *key, azo_str *value) {
-    if (rest->len == 0) {
-        return false;
-    }
-    const char *end = rest->ptr + rest->len;
-    const char *at = azoi_value_start(rest->ptr + 1);
-    if (*at == '}' || *at == ']') {
-        return false;
-    }
-    if (key != NULL) {
-        const char *colon = azoi_value_end(at);
-        *key = azoi_view(at + 1, (size_t)(colon - at) - 2);
-        at = azoi_value_start(azoi_value_start(colon) + 1);
-    }
-    const char *behind = azoi_value_end(at);
-    *value = azoi_view(at, (size_t)(behind - at));
-    behind = azoi_value_start(behind);
-    *rest = azoi_view(behind, *behind == ',' ? (size_t)(end - behind) : 0);
-    return true;
-}
-
 /* The members of these names, in one pass; NULL where one is not there or null. The first of equal ones counts. */
 static void azoi_pick(azo_str object, const azo_str *names, size_t count, azo_str *values) {
     azo_str rest = azoi_is(object, '{') ? object : azoi_view(NULL, 0);
@@ -9022,7 +8997,7 @@ static void azoi_pick(azo_str object, const azo_str *names, size_t count, azo_st
     for (size_t i = 0; i < count; i++) {
         values[i] = azoi_view(NULL, 0);
     }
-    while (azoi_value_next(&rest, &key, &value)) {
+    while (azoi_json_step(&rest, &key, &value)) {
         for (size_t i = 0; i < count; i++) {
             if (azoi_same(key, names[i])) {
                 values[i] = values[i].ptr == NULL && value.ptr[0] != 'n' ? value : values[i];
@@ -9042,12 +9017,6 @@ static azo_result azoi_check_answer(azo_request *job, azo_str text) {
                      "%zu of %zu). Report it to whoever runs the service or the gateway before it.",
                      (int)AZO_MAX_JSON_DEPTH, offset, text.len);
 }
-
-/* ---- chat: a walk over a chunk or a whole reply ----
- *
- * What a chunk brings is dealt with in steps: each goes into the reply and then to the callback. A pause ends the walk
- * behind a step; after it the chunk is walked again, and the steps that were taken are passed over. So whether
- * something is a step must depend on the chunk alone. */
 
 typedef struct azoi_walk {
     azo_request *job;
@@ -9108,7 +9077,7 @@ static void azoi_filter_merge(azoi_buf *out, azo_str fresh, azo_str old) {
     azo_str value;
     azo_str newer;
     azoi_buf_char(out, '{');
-    while (azoi_value_next(&old, &key, &value)) {
+    while (azoi_json_step(&old, &key, &value)) {
         azoi_pick(fresh, &key, 1, &newer);
         if (newer.ptr == NULL) {
             azoi_buf_char(out, '"');
@@ -9149,7 +9118,7 @@ static azo_result azoi_walk_piece(azoi_walk *w, azo_str value, azoi_span *span, 
     if (!azoi_is(value, object ? '{' : '"')) {
         return AZO_OK;
     }
-    if (value.len == 2 || *azoi_value_start(value.ptr + 1) == '}') { /* no event, but an empty text is not null */
+    if (value.len == 2 || *azoi_json_value_start(value.ptr + 1) == '}') { /* no event, but an empty text is not null */
         return text && value.len == 2 ? azoi_span_add(w->job, span, azoi_view("", 0)) : AZO_OK;
     }
     if (azoi_walk_taken(w)) {
@@ -9237,7 +9206,7 @@ static azo_result azoi_walk_choice(azoi_walk *w, azo_str value, int64_t position
     azo_result r = azoi_walk_piece(w, m[0], &c->text, AZO_EVENT_TEXT, choice);
     r = r == AZO_OK ? azoi_walk_piece(w, m[1], &c->refusal, AZO_EVENT_REFUSAL, choice) : r;
     azo_str rest = azoi_is(m[2], '[') ? m[2] : azoi_view(NULL, 0);
-    for (int64_t i = 0; r == AZO_OK && azoi_value_next(&rest, NULL, &call); i++) {
+    for (int64_t i = 0; r == AZO_OK && azoi_json_step(&rest, NULL, &call); i++) {
         r = azoi_walk_tool(w, call, choice, whole ? i : -1);
     }
     if (r != AZO_OK) {
@@ -9254,7 +9223,7 @@ static azo_result azoi_walk_prompt_filters(azoi_walk *w, azo_str filters) {
     azo_str value;
     azo_str results;
     azo_result r = AZO_OK;
-    while (r == AZO_OK && azoi_value_next(&rest, NULL, &value)) {
+    while (r == AZO_OK && azoi_json_step(&rest, NULL, &value)) {
         if (azoi_json_find(value, "content_filter_results", &results) && azoi_is(results, '{') && !azoi_walk_taken(w)) {
             azoi_buf_str(w->texts, results);
             r = azoi_span_set(w->job, &w->chat->prompt_filter, filters);
@@ -9279,7 +9248,7 @@ static azo_result azoi_walk_chunk(azoi_walk *w) {
     r = r == AZO_OK ? azoi_walk_name(w, v[2], &w->chat->model) : r;
     r = r == AZO_OK ? azoi_walk_prompt_filters(w, v[5].ptr != NULL ? v[5] : v[6]) : r;
     azo_str rest = azoi_is(v[3], '[') ? v[3] : azoi_view(NULL, 0);
-    for (int64_t i = 0; r == AZO_OK && azoi_value_next(&rest, NULL, &value); i++) {
+    for (int64_t i = 0; r == AZO_OK && azoi_json_step(&rest, NULL, &value); i++) {
         r = azoi_walk_choice(w, value, i);
     }
     r = r == AZO_OK ? azoi_walk_piece(w, v[4], &w->chat->usage, AZO_EVENT_USAGE, 0) : r;
@@ -9678,7 +9647,7 @@ static azo_result azoi_row_numbers(azo_request *job, int64_t row, azo_str array)
     azo_str value;
     double number;
     size_t count = 0;
-    while (azoi_value_next(&rest, NULL, &value)) {
+    while (azoi_json_step(&rest, NULL, &value)) {
         count++;
     }
     azo_result r = azoi_row_room(job, row, count);
@@ -9686,7 +9655,7 @@ static azo_result azoi_row_numbers(azo_request *job, int64_t row, azo_str array)
         return r;
     }
     float *out = embed->vectors + (size_t)row * count;
-    for (rest = array; azoi_value_next(&rest, NULL, &value); out++) {
+    for (rest = array; azoi_json_step(&rest, NULL, &value); out++) {
         if (!azoi_parse_double(value, &number) || number > (double)FLT_MAX || number < -(double)FLT_MAX) {
             return azoi_row_bad(job, row, "holds something that is no number");
         }
@@ -9758,7 +9727,7 @@ static azo_result azoi_embed_read(azo_request *job, azo_str body, char *seen) {
         return azoi_refuse(job, 0, body);
     }
     azo_str rest = azoi_is(v[1], '[') ? v[1] : azoi_view(NULL, 0);
-    for (; r == AZO_OK && azoi_value_next(&rest, NULL, &value); found++) {
+    for (; r == AZO_OK && azoi_json_step(&rest, NULL, &value); found++) {
         r = azoi_row(job, value, found, seen);
     }
     (void)azoi_json_find(v[2], "prompt_tokens", &tokens);
