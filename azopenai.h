@@ -779,7 +779,7 @@ AZO_API void azo_history_remove(azo_history *history, size_t first, size_t count
  * counts. AZO_ERR_JSON: malformed, or nothing there. The value has no NUL of its own. */
 AZO_API azo_result azo_json_get(azo_str json, const char *path, azo_str *value);
 /* Decodes a string value into UTF-8 with a NUL behind it. *len, which may be NULL, gets the length without it even
- * when `cap` is too small (AZO_ERR_LIMIT). Lone surrogates become U+FFFD. */
+ * when `cap` is too small or `buf` is NULL (AZO_ERR_LIMIT). Lone surrogates become U+FFFD. */
 AZO_API azo_result azo_json_text(azo_str value, char *buf, size_t cap, size_t *len);
 AZO_API azo_result azo_json_number(azo_str value, double *out);
 /* Writes text as a JSON string with its quotes and a NUL behind them; *len and `cap` as above. Bytes that are not
@@ -1372,7 +1372,7 @@ typedef struct azoi_job_ops {
     azo_result (*authorize)(azo_request *job);
     /* Adds credential header lines to a head. */
     void (*sign)(azo_request *job, azoi_buf *head);
-    /* After a whole 401. OK: authorize again and replay. Anything else: the 401 stands. */
+    /* After a whole 401. OK: authorize again and replay. AZO_ERR_UNAUTHORIZED: the 401 stands. */
     azo_result (*challenge)(azo_request *job);
     /* Forget what an attempt collected. */
     void (*restart)(azo_request *job);
@@ -2848,6 +2848,9 @@ AZO_API azo_result azo_json_get(azo_str json, const char *path, azo_str *value) 
     azo_str name;
     uint64_t index = 0;
     size_t offset;
+    if (value == NULL) {
+        return AZO_ERR_ARGUMENT;
+    }
     *value = azoi_view(NULL, 0);
     if (!azoi_json_check(json, &offset)) {
         return AZO_ERR_JSON;
@@ -2869,6 +2872,7 @@ static azo_result azoi_json_into(azo_str text, bool quote, char *buf, size_t cap
     size_t total = quote ? 2 : 0;
     char unit[7];
     azoi_buf out;
+    cap = buf != NULL ? cap : 0;
     memset(&out, 0, sizeof out);
     out.data = buf;
     out.cap = cap;
@@ -2899,6 +2903,9 @@ AZO_API azo_result azo_json_text(azo_str value, char *buf, size_t cap, size_t *l
 }
 
 AZO_API azo_result azo_json_number(azo_str value, double *out) {
+    if (out == NULL) {
+        return AZO_ERR_ARGUMENT;
+    }
     *out = 0;
     return azoi_parse_double(value, out) ? AZO_OK : AZO_ERR_JSON;
 }
@@ -2987,10 +2994,16 @@ static azo_result azoi_url_fail(azo_error *e, const char *what) {
                                           "http://[::1]:8080, in ASCII and percent-encoded.", what);
 }
 
-/* host, host:port, [v6], [v6]:port */
+/* host, host:port, [v6], [v6]:port; and before them userinfo and an @ */
 static azo_result azoi_url_authority(azo_str text, azoi_url *out, azo_error *e) {
-    size_t end = azoi_find(text, ':');
+    const char *start = text.ptr;
     uint64_t port = out->secure ? 443 : 80;
+    size_t end;
+    while ((end = azoi_find(text, '@')) < text.len) { /* up to the last: passwords are found with a raw one */
+        text = azoi_skip(text, end + 1);
+        out->userinfo = azoi_view(start, (size_t)(text.ptr - start) - 1);
+    }
+    end = azoi_find(text, ':');
     if (azoi_starts(text, "[")) {
         end = azoi_find(text, ']');
         out->host = azoi_view(text.ptr + 1, end - 1);
@@ -3015,7 +3028,6 @@ static azo_result azoi_url_authority(azo_str text, azoi_url *out, azo_error *e) 
 
 static azo_result azoi_url_split(azo_str text, azoi_url *out, azo_error *e) {
     azo_str authority;
-    const char *start;
     size_t i;
     memset(out, 0, sizeof *out);
     for (i = 0; i < text.len; i++) {
@@ -3031,14 +3043,29 @@ static azo_result azoi_url_split(azo_str text, azoi_url *out, azo_error *e) {
     authority = azoi_view(text.ptr, azoi_find(text, '/'));
     authority.len = azoi_find(authority, '?');
     text = azoi_skip(text, authority.len);
-    start = authority.ptr;
     out->path = azoi_view(text.ptr, azoi_find(text, '?'));
     out->query = azoi_skip(text, out->path.len + 1);
-    while ((i = azoi_find(authority, '@')) < authority.len) { /* up to the last: passwords are found with a raw one */
-        authority = azoi_skip(authority, i + 1);
-        out->userinfo = azoi_view(start, (size_t)(authority.ptr - start) - 1);
-    }
     return azoi_url_authority(authority, out, e);
+}
+
+/* The host that a Location names, as "scheme://host..." or as "//host..." (RFC 3986 4.2), whatever follows it. False:
+ * it is relative. Empty: it names none that could be one. */
+static bool azoi_location_host(azo_str location, azo_str *host) {
+    azoi_url url;
+    location.len = azoi_find(location, '?');
+    location.len = azoi_find(location, '#');
+    size_t slash = azoi_find(location, '/');
+    memset(&url, 0, sizeof url);
+    *host = azoi_view(NULL, 0);
+    if (!azoi_starts(azoi_skip(location, slash), "//") || (slash > 0 && azoi_find(location, ':') != slash - 1)) {
+        return false;
+    }
+    azo_str authority = azoi_skip(location, slash + 2);
+    authority.len = azoi_find(authority, '/');
+    if (azoi_url_authority(authority, &url, NULL) == AZO_OK) {
+        *host = url.host;
+    }
+    return true;
 }
 
 /* ---- header lines ---- */
@@ -5208,7 +5235,7 @@ static azo_result azoi_conn_proxy_answer(azoi_conn *conn, size_t head_size) {
                          "into HTTPS_PROXY: http://user:password@host:port.",
                          conn->client->proxy_host.data, (unsigned)conn->client->proxy_port);
     }
-    if (head.status < 200 || head.status > 299) {
+    if (head.status / 100 != 2) {
         return azoi_fail(error, AZO_ERR_PROXY, "The proxy %s:%u refused a tunnel to %s (HTTP %d). Allow that host "
                          "on the proxy, or except it with NO_PROXY.",
                          conn->client->proxy_host.data, (unsigned)conn->client->proxy_port,
@@ -5774,7 +5801,7 @@ static void azoi_job_start_over(azo_request *job) {
 }
 
 static bool azoi_job_is_success(const azo_request *job) {
-    return job->head.status >= 200 && job->head.status <= 299;
+    return job->head.status / 100 == 2;
 }
 
 static bool azoi_job_worth_retrying(const azo_request *job, azo_result result) {
@@ -6074,9 +6101,9 @@ static azo_result azoi_job_begin_send(azo_request *job) {
     }
     azoi_job_log_head(job, azoi_skip(azoi_buf_view(out), signature));
     if (job->spec.has_body) {
-        azoi_buf_puts(out, "Content-Length: ");
-        azoi_buf_int(out, (int64_t)job->spec.body.len);
-        azoi_buf_puts(out, "\r\n");
+        char line[48];
+        snprintf(line, sizeof line, "Content-Length: %zu\r\n", job->spec.body.len);
+        azoi_buf_puts(out, line);
     }
     azoi_buf_puts(out, "\r\n");
     job->state = AZOI_JOB_SEND;
@@ -6135,16 +6162,21 @@ static azo_result azoi_job_answered(azo_request *job) {
             azoi_job_wake(job);
             return AZO_PENDING;
         }
+        if (r != AZO_ERR_UNAUTHORIZED) {
+            return r;
+        }
     }
     return job->ops->refuse(job);
 }
 
 static azo_result azoi_job_redirected(azo_request *job) {
     azo_str location = azoi_header(job->head.headers, "location");
-    azoi_url url;
+    azo_str target;
     char host[128];
-    bool known = location.len > 0 && azoi_url_split(location, &url, NULL) == AZO_OK;
-    azoi_clean(host, sizeof host, known ? url.host : azoi_view("the same host", 13));
+    bool relative = !azoi_location_host(location, &target);
+    azoi_clean(host, sizeof host, target.len > 0                 ? target
+                                  : relative && location.len > 0 ? azo_s("the same host")
+                                                                 : azo_s("an address that cannot be read"));
     return azoi_fail(&job->error, AZO_ERR_REDIRECT, "%s answered with a redirect to %s (HTTP %d), which is not "
                      "followed. Put the right address into the endpoint.", job->spec.origin.host.ptr, host,
                      job->head.status);
@@ -6180,7 +6212,7 @@ static azo_result azoi_job_take_head(azo_request *job) {
     job->keep_conn = job->head.keep_alive && job->sent_all; /* an early answer leaves half a request behind */
     job->state = AZOI_JOB_BODY;
     azoi_body_init(&job->decoder, &job->head);
-    return job->head.status < 400 && job->head.status >= 300 ? azoi_job_redirected(job) : AZO_OK;
+    return job->head.status / 100 == 3 && job->head.status != 304 ? azoi_job_redirected(job) : AZO_OK;
 }
 
 /* Takes bytes of the head off *in. */
@@ -6871,7 +6903,7 @@ static azo_result azoi_slot_fail(azoi_slot *slot) {
 /* ---- fetching: refusals ---- */
 
 static bool azoi_retry_entra(int status) {
-    return status == 408 || status == 429 || status >= 500;
+    return status == 408 || status == 429 || status / 100 == 5;
 }
 
 static bool azoi_retry_imds(int status) {
@@ -7570,8 +7602,8 @@ static azo_str azoi_challenge_claims(azo_str value) {
     return is_bearer && is_claims ? claims : none;
 }
 
-/* Decodes a claims challenge of the answer into slot->wanted; false: there is none that can be read. */
-static bool azoi_auth_claims(azo_request *job) {
+/* Decodes a claims challenge of the answer into slot->wanted, which stays empty where there is none that can be read. */
+static azo_result azoi_auth_claims(azo_request *job) {
     azoi_buf *wanted = &job->slot->wanted;
     azo_str rest = job->head.headers;
     azo_str name;
@@ -7582,15 +7614,15 @@ static bool azoi_auth_claims(azo_request *job) {
         claims = azoi_equal_ci(name, "www-authenticate") ? azoi_challenge_claims(value) : claims;
     }
     azoi_buf_clear(wanted);
-    bool ok = azoi_buf_reserve(wanted, claims.len) &&
-              azoi_base64_decode(claims, (unsigned char *)wanted->data, claims.len, &wanted->len) &&
-              azoi_json_check(azoi_buf_view(wanted), &bad);
-    if (!ok) {
-        azoi_buf_clear(wanted);
-        return false;
+    if (claims.len == 0 || !azoi_buf_reserve(wanted, claims.len)) {
+        return azoi_buf_failed(wanted, &job->error, "The claims challenge");
+    }
+    if (!azoi_base64_decode(claims, (unsigned char *)wanted->data, claims.len, &wanted->len) ||
+        !azoi_json_check(azoi_buf_view(wanted), &bad)) {
+        wanted->len = 0;
     }
     wanted->data[wanted->len] = '\0';
-    return true;
+    return AZO_OK;
 }
 
 static azo_result azoi_auth_challenge(azo_request *job) {
@@ -7610,9 +7642,11 @@ static azo_result azoi_auth_challenge(azo_request *job) {
     }
     if (now >= slot->force_after) {
         /* What is running was begun before the token was known to be bad, and will do unless claims are asked for. */
-        if (azoi_auth_claims(job)) {
-            job->fetch_wanted = slot->fetches + 1;
+        azo_result r = azoi_auth_claims(job);
+        if (r != AZO_OK) {
+            return r;
         }
+        job->fetch_wanted = slot->wanted.len > 0 ? slot->fetches + 1 : 0;
         slot->force_after = now + AZOI_HOLD_FORCED_MS;
         slot->hold_until = 0;
         slot->usable = false;
@@ -8121,7 +8155,7 @@ static azo_result azoi_draft_headers(azoi_draft *d, const char *content_type, co
 }
 
 static bool azoi_retry_service(int status) {
-    return status == 408 || status == 409 || status == 429 || (status >= 500 && status <= 599);
+    return status == 408 || status == 409 || status == 429 || status / 100 == 5;
 }
 
 static const azoi_policy azoi_service_policy = {500, 8000, 0, azoi_retry_service};
@@ -9806,6 +9840,7 @@ static azo_result azoi_embed_write(azoi_draft *d, const azo_embed_desc *desc) {
     for (size_t i = 0; i < desc->input_count; i++) {
         if (desc->inputs[i].ptr == NULL) {
             azoi_write_fail(&w, azoi_fail(d->error, AZO_ERR_ARGUMENT, "inputs[%zu] is NULL. Give a text.", i));
+            break;
         }
         azoi_buf_char(w.out, i == 0 ? '[' : ',');
         azoi_json_quote(w.out, desc->inputs[i]);

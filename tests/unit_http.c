@@ -163,6 +163,47 @@ static void bad_urls_are_refused(void **state) {
     test_guard_close(&g);
 }
 
+/* host NULL: a relative reference; "": one that names no host. */
+static void locations_name_hosts(void **state) {
+    static const struct {
+        const char *location;
+        const char *host;
+    } rows[] = {
+        {"https://a.example", "a.example"},
+        {"http://a.example:81/x?y#z", "a.example"},
+        {"ftp://a.example/", "a.example"},
+        {"//a.example/x", "a.example"},
+        {"https://a.example/\xc3\xbc x", "a.example"},
+        {"https://a.example#x", "a.example"},
+        {"https://a.example?x", "a.example"},
+        {"https://user:p@ss@a.example/", "a.example"},
+        {"https://[::1]:8080/x", "::1"},
+        {"https://", ""},
+        {"https://a b/", ""},
+        {"https://a.example:x/", ""},
+        {"//", ""},
+        {"/x", NULL},
+        {"x", NULL},
+        {"", NULL},
+        {"/x?y=https://a.example", NULL},
+        {"x//a.example", NULL},
+        {"?https://a.example", NULL},
+        {"https:/a.example", NULL},
+    };
+    test_guard g;
+    size_t i;
+    (void)state;
+    test_guard_open(&g, 100);
+    for (i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        azo_str host;
+        bool found = azoi_location_host(test_guard_put(&g, azo_s(rows[i].location)), &host);
+        if (found != (rows[i].host != NULL) || !azoi_equal(host, found ? rows[i].host : "")) {
+            fail_msg("%s: %d %.*s", rows[i].location, found, (int)host.len, host.ptr);
+        }
+    }
+    test_guard_close(&g);
+}
+
 static void url_errors_quote_no_password(void **state) {
     static const char *const urls[] = {"http://user:hunter2@", "http://user:hunter2@a:0", "http://user:hunter2@[x]",
                                        "user:hunter2@proxy", "http://user:hunter2@a/#", "http://user:hunter2@a b"};
@@ -376,7 +417,7 @@ static void note_head(test_notes *n, azo_result result, const azoi_head *h) {
         test_note(n, "refused");
         return;
     }
-    test_note(n, "%d %s %lu %s ", h->status, framings[h->framing], (unsigned long)h->length,
+    test_note(n, "%d %s %llu %s ", h->status, framings[h->framing], (unsigned long long)h->length,
               h->keep_alive ? "keep" : "drop");
     test_note_text(n, h->reason);
 }
@@ -881,6 +922,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(urls_are_split),
         cmocka_unit_test(bad_urls_are_refused),
+        cmocka_unit_test(locations_name_hosts),
         cmocka_unit_test(url_errors_quote_no_password),
         cmocka_unit_test(long_hosts),
         cmocka_unit_test(numeric_hosts),

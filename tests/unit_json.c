@@ -1140,7 +1140,7 @@ static void numbers_by_value(void **state) {
     assert_int_equal(azo_json_number(azo_s("-1.25e2"), &v), AZO_OK);
     assert_true(v == -125);
     assert_int_equal(azo_json_number(azo_s("123456789012345678901234567890"), &v), AZO_OK);
-    assert_true(v == 123456789012345678901234567890.0);
+    assert_true(v == (double)123456789012345678901234567890.0);
     for (i = 0; i < sizeof bad / sizeof *bad; i++) {
         v = 5;
         if (azo_json_number(azo_s(bad[i]), &v) != AZO_ERR_JSON || v != 0) {
@@ -1173,6 +1173,17 @@ static void quotes_into_a_buffer(void **state) {
     assert_string_equal(buf, "\"\"");
 }
 
+static void results_need_a_place(void **state) {
+    size_t len = 0;
+    (void)state;
+    assert_int_equal(azo_json_get(azo_s("{}"), "", NULL), AZO_ERR_ARGUMENT);
+    assert_int_equal(azo_json_number(azo_s("1"), NULL), AZO_ERR_ARGUMENT);
+    assert_int_equal(azo_json_text(azo_s("\"ab\""), NULL, 100, &len), AZO_ERR_LIMIT);
+    assert_int_equal(len, 2);
+    assert_int_equal(azo_json_quote(azo_s("ab"), NULL, 100, &len), AZO_ERR_LIMIT);
+    assert_int_equal(len, 4);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(accepts_json),
@@ -1202,6 +1213,7 @@ int main(void) {
         cmocka_unit_test(texts_into_a_buffer),
         cmocka_unit_test(numbers_by_value),
         cmocka_unit_test(quotes_into_a_buffer),
+        cmocka_unit_test(results_need_a_place),
     };
     return cmocka_run_group_tests_name("json", tests, NULL, NULL);
 }
