@@ -1412,6 +1412,7 @@ typedef struct azoi_job_spec {
     size_t data_size; /* of job->data, zeroed */
     void *tag;
     bool secret_body; /* the answer holds a token: wipe it */
+    bool cut_body;    /* keep as much of the answer as of a refusal: what is longer is not what was asked for */
 } azoi_job_spec;
 
 struct azoi_slot;
@@ -2023,6 +2024,16 @@ static bool azoi_has_control(azo_str s) {
         }
     }
     return false;
+}
+
+/* Blanks a secret wherever it stands in the text. Short ones could be anything. */
+static void azoi_buf_hide(azoi_buf *text, azo_str secret) {
+    for (size_t at = 0; secret.len >= 8 && at + secret.len <= text->len; at++) {
+        at += azoi_find(azoi_view(text->data + at, text->len - at), secret.ptr[0]);
+        if (at + secret.len <= text->len && memcmp(text->data + at, secret.ptr, secret.len) == 0) {
+            memset(text->data + at, '*', secret.len);
+        }
+    }
 }
 
 static bool azoi_parse_u64(azo_str digits, uint64_t *out) {
@@ -4397,6 +4408,28 @@ static int azoi_tls_configure(azoi_net *n) {
     return ret;
 }
 
+/* Each of mbedTLS's modules has a number of its own for want of memory; those of the lower ones (the last seven bits)
+ * may be added to another's. */
+static bool azoi_tls_is_memory(int ret) {
+    static const int modules[] = {MBEDTLS_ERR_SSL_ALLOC_FAILED, MBEDTLS_ERR_X509_ALLOC_FAILED,
+                                  MBEDTLS_ERR_PK_ALLOC_FAILED,
+#if MBEDTLS_VERSION_NUMBER < 0x04000000
+                                  MBEDTLS_ERR_ECP_ALLOC_FAILED, MBEDTLS_ERR_MD_ALLOC_FAILED,
+                                  MBEDTLS_ERR_CIPHER_ALLOC_FAILED,
+#endif
+#if AZOI_PSA
+                                  PSA_ERROR_INSUFFICIENT_MEMORY,
+#endif
+    };
+    const int low = -ret & 0x7f;
+    for (size_t i = 0; i < sizeof modules / sizeof modules[0]; i++) {
+        if (ret == modules[i]) {
+            return true;
+        }
+    }
+    return ret < 0 && (low == 0x10 || low == 0x6a); /* MBEDTLS_ERR_MPI_ALLOC_FAILED, MBEDTLS_ERR_ASN1_ALLOC_FAILED */
+}
+
 static azo_result azoi_tls_setup(azoi_net *n, azo_error *e) {
     if (n->tls_ready) {
         return AZO_OK;
@@ -4410,6 +4443,9 @@ static azo_result azoi_tls_setup(azoi_net *n, azo_error *e) {
         return AZO_OK;
     }
     azoi_tls_teardown(n);
+    if (azoi_tls_is_memory(ret)) {
+        return azoi_memory(e);
+    }
     if (e != NULL && e->code == AZO_OK) {
         e->tls_code = ret;
     }
@@ -4546,7 +4582,7 @@ enum { AZOI_TLS_STOPPED = -0x10000 }; /* through mbedTLS: see s->failed. Beyond 
 static azo_result azoi_tls_failed(azoi_stream *s, int ret, const char *doing) {
     if (ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) {
         s->failed = AZO_ERR_CLOSED;
-    } else if (ret == MBEDTLS_ERR_SSL_ALLOC_FAILED || ret == MBEDTLS_ERR_X509_ALLOC_FAILED) {
+    } else if (azoi_tls_is_memory(ret)) {
         s->failed = AZO_ERR_MEMORY;
     }
     if (s->failed != AZO_OK) {
@@ -5603,7 +5639,7 @@ static void azoi_conn_release(azoi_conn *conn, azoi_release how) {
 enum {
     AZOI_TURN_BYTES = 64 * 1024, /* a fast stream must not starve the others */
     AZOI_MAX_INTERIM = 16,       /* 1xx heads before the answer */
-    AZOI_REFUSAL_BYTES = 64 * 1024 /* what is kept of an error body */
+    AZOI_REFUSAL_BYTES = AZO_MAX_TOKEN_BYTES + 16384 /* what is kept of an error body, or of one with a token */
 };
 
 static azo_str azoi_user_agent(void) {
@@ -6191,6 +6227,14 @@ static void azoi_job_log_answer(azo_request *job) {
     }
 }
 
+/* Servers and gateways like to quote what they were sent. */
+static void azoi_job_hide(const azo_request *job, azoi_buf *text) {
+    azoi_buf_hide(text, azoi_buf_view(&job->client->identity.secret));
+    if (job->slot != NULL) {
+        azoi_buf_hide(text, azoi_buf_view(&job->slot->token));
+    }
+}
+
 static azo_result azoi_job_take_head(azo_request *job) {
     azo_result r = azoi_head_parse(azoi_buf_view(&job->head_text), azoi_equal(job->spec.method, "HEAD"), &job->head,
                                    &job->error);
@@ -6236,14 +6280,16 @@ static azo_result azoi_job_feed_head(azo_request *job, azo_str *in) {
     }
     text->len = size;
     text->data[size] = '\0';
+    azoi_job_hide(job, text); /* before anything is logged or put into an error */
     *in = azoi_skip(*in, size - before);
     return azoi_job_take_head(job);
 }
 
 static azo_result azoi_job_collect(azo_request *job, azo_str *piece) {
     size_t take = piece->len;
-    if (!azoi_job_is_success(job)) {
-        size_t room = job->body.len < AZOI_REFUSAL_BYTES ? AZOI_REFUSAL_BYTES - job->body.len : 0;
+    if (!azoi_job_is_success(job) || job->spec.cut_body) {
+        size_t most = job->body.max < AZOI_REFUSAL_BYTES ? job->body.max : AZOI_REFUSAL_BYTES;
+        size_t room = job->body.len < most ? most - job->body.len : 0;
         take = take < room ? take : room;
     } else if (job->body.cap == 0 && job->head.framing == AZOI_FRAMING_LENGTH && job->head.length < 1024 * 1024 &&
                job->head.length <= job->body.max) {
@@ -6891,6 +6937,7 @@ static azo_result azoi_slot_fail(azoi_slot *slot) {
     }
     e->stage = AZO_STAGE_TOKEN;
     slot->hold_until = c->pump.now + hold_ms;
+    slot->force_after = 0; /* what a 401 asked for did not come */
     if (renewal && slot->hold_until > slot->expires_at - AZOI_EXPIRY_MARGIN_MS) {
         slot->hold_until = slot->expires_at - AZOI_EXPIRY_MARGIN_MS;
     }
@@ -6910,20 +6957,11 @@ static bool azoi_retry_imds(int status) {
     return status == 404 || status == 410 || azoi_retry_entra(status);
 }
 
-/* Servers like to quote what they refuse. */
-static void azoi_hide_one(azoi_buf *text, azo_str secret) {
-    for (size_t i = 0; secret.len >= 8 && i + secret.len <= text->len; i++) {
-        if (memcmp(text->data + i, secret.ptr, secret.len) == 0) {
-            memset(text->data + i, '*', secret.len);
-        }
-    }
-}
-
 /* A string member, cleaned into `out`, which is left alone if it is none. */
 static void azoi_json_copy(azo_client *c, const azoi_json *json, const char *name, char *out, size_t cap) {
     azoi_buf_clear(&c->decoded);
     if (azoi_json_text(json, azoi_json_get(json, 0, name), &c->decoded)) {
-        azoi_hide_one(&c->decoded, azoi_buf_view(&c->identity.secret));
+        azoi_buf_hide(&c->decoded, azoi_buf_view(&c->identity.secret));
         azoi_clean(out, cap, azoi_buf_view(&c->decoded));
     }
 }
@@ -7068,7 +7106,8 @@ static azo_result azoi_fetch_end(azo_request *job) {
         (void)azoi_json_text(&json, azoi_json_get(&json, 0, "access_token"), &token);
         (void)azoi_json_int(&json, azoi_json_get(&json, 0, "refresh_in"), &refresh_in_s);
     }
-    const char *wrong = !is_object                           ? "something else than a JSON object"
+    const char *wrong = job->body.len == AZOI_REFUSAL_BYTES  ? "more than a token needs"
+                        : !is_object                         ? "something else than a JSON object"
                         : type >= 0 && !azoi_equal_ci(azoi_json_inner(&json, type), "Bearer")
                                                              ? "a token that is not a bearer token"
                         : token.len == 0                     ? "JSON without an access_token"
@@ -7238,8 +7277,9 @@ static azo_result azoi_fetch_begin(azoi_slot *slot) {
     spec.idle_ms = 5000;
     spec.total_ms = entra ? 30000 : 100000; /* updates of the metadata service take up to 70 s */
     spec.max_retries = entra ? 2 : 4;
-    spec.max_body = AZO_MAX_TOKEN_BYTES + 16384u;
+    spec.max_body = SIZE_MAX / 2;
     spec.secret_body = true;
+    spec.cut_body = true;
     spec.tag = slot;
     bool written = target.failed == AZO_OK && body.failed == AZO_OK;
     azo_result r = written ? azoi_job_new(c, &spec, &slot->fetch, &slot->error) : azoi_memory(&slot->error);
@@ -7615,7 +7655,9 @@ static azo_result azoi_auth_claims(azo_request *job) {
     }
     azoi_buf_clear(wanted);
     if (claims.len == 0 || !azoi_buf_reserve(wanted, claims.len)) {
-        return azoi_buf_failed(wanted, &job->error, "The claims challenge");
+        azo_result r = azoi_buf_failed(wanted, &job->error, "The claims challenge");
+        azoi_buf_clear(wanted);
+        return r;
     }
     if (!azoi_base64_decode(claims, (unsigned char *)wanted->data, claims.len, &wanted->len) ||
         !azoi_json_check(azoi_buf_view(wanted), &bad)) {
@@ -8324,20 +8366,17 @@ typedef struct azoi_refusal {
     char detail[512];  /* the server's words */
 } azoi_refusal;
 
-/* Gateways like to quote what they refuse. */
+/* Header values of the user's may be keys, too. */
 static void azoi_hide(const azo_request *job, azoi_buf *text) {
     azo_str sent = job->spec.headers;
     azo_str shown = job->spec.log_headers;
     azo_str name;
     azo_str value;
     azo_str log_value;
-    azoi_hide_one(text, azoi_buf_view(&job->client->identity.secret));
-    if (job->slot != NULL) {
-        azoi_hide_one(text, azoi_buf_view(&job->slot->token));
-    }
+    azoi_job_hide(job, text);
     while (azoi_header_next(&sent, &name, &value) && azoi_header_next(&shown, &name, &log_value)) {
         if (!azoi_same(value, log_value)) {
-            azoi_hide_one(text, value);
+            azoi_buf_hide(text, value);
         }
     }
 }
@@ -8369,8 +8408,8 @@ static void azoi_refusal_filters(azoi_refusal *r, const azoi_json *json, int res
         char severity[16];
         size_t len = strlen(r->filters);
         if (azoi_json_true(json, azoi_json_get(json, key + 1, "filtered"))) {
-            azoi_clean(name, sizeof name, azoi_json_inner(json, key));
-            azoi_clean(severity, sizeof severity, azoi_json_inner(json, azoi_json_get(json, key + 1, "severity")));
+            azoi_refusal_text(r, json, key, name, sizeof name);
+            azoi_refusal_text(r, json, azoi_json_get(json, key + 1, "severity"), severity, sizeof severity);
             snprintf(r->filters + len, sizeof r->filters - len, "%s%s%s%s", len > 0 ? ", " : ": ", name,
                      severity[0] != '\0' ? " " : "", severity);
         }
