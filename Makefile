@@ -35,7 +35,7 @@ TEST_PROGRAMS = $(TESTS:%=$(BUILD)/tests/%)
 CERTS = build/certs
 RUN_TESTS = AZO_TEST_CERTS=$(CERTS) AZO_TEST_BUILD=$(BUILD) tests/run.sh
 
-.PHONY: all help demo test test-programs asan valgrind test-official compile-check install clean force
+.PHONY: all help demo test test-programs asan valgrind cover test-official compile-check install clean force
 .DELETE_ON_ERROR:
 
 all: $(EXAMPLE_PROGRAMS)
@@ -46,6 +46,7 @@ help:
 	@echo 'make test            all tests; the last line says how many passed and failed'
 	@echo 'make asan            the same under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make valgrind        the same under valgrind'
+	@echo 'make cover           lines and branches of the header that no test reaches (needs gcovr)'
 	@echo 'make test-official   the official npm packages against the bundled service (needs npm)'
 	@echo 'make compile-check   the header under every compiler, standard and switch, without a warning'
 	@echo 'make install         header and pkg-config file (PREFIX=$(PREFIX), DESTDIR=)'
@@ -109,6 +110,12 @@ asan:
 valgrind:
 	@$(MAKE) --no-print-directory -j$(JOBS) test-programs
 	@AZO_TEST_WRAP='$(VALGRIND)' $(RUN_TESTS) $(filter-out tests/test_header.sh,$(SCRIPTS)) $(TEST_PROGRAMS)
+
+# Which lines and branches of the header no test reaches, and whether the reasons for that still hold.
+cover:
+	@mkdir -p build/cover && find build/cover -name '*.gcda' -exec rm -f {} +
+	@AZO_TEST_STRIDE=20 $(MAKE) --no-print-directory test BUILD=build/cover CFLAGS='-O0 -g --coverage' SCRIPTS=
+	@tests/cover/cover.py build/cover
 
 test-official: all $(BUILD)/fake_service $(CERTS)/.complete
 	@if [ ! -e tests/official/run.sh ] || ! command -v npm >/dev/null 2>&1; then \

@@ -1265,8 +1265,8 @@ typedef struct azoi_net {
     azoi_buf ca_pem;  /* anchors from memory; empty: files */
     bool tls_ready;
 #if MBEDTLS_VERSION_NUMBER < 0x04000000
-    mbedtls_entropy_context entropy;
     mbedtls_ctr_drbg_context random;
+    bool starved; /* there was no memory to gather entropy with */
 #endif
     mbedtls_ssl_config config;
     const char *alpn[2]; /* mbedTLS keeps the pointer */
@@ -1590,7 +1590,7 @@ struct azo_client {
 
     azoi_buf scratch;  /* azo_X_begin builds here */
     azoi_buf decoded;  /* event texts, valid during one callback */
-    azoi_buf input;    /* AZOI_READ_SIZE bytes of room for one read */
+    azoi_buf input;    /* AZOI_READ_SIZE bytes of room for one read, from the first on */
     azoi_tokens tokens;
     azo_watch *watches; /* of azo_poll */
     size_t watch_cap;
@@ -2126,23 +2126,35 @@ static void azoi_base64(azoi_buf *b, azo_str bytes) {
     }
 }
 
+/* The value of a digit, or 255. */
+static unsigned azoi_base64_value(char c) {
+    /* from '+' to 'z' */
+    static const unsigned char values[] = {
+        62,  255, 255, 255, 63,  52,  53,  54, 55, 56, 57, 58, 59, 60, 61, 255, 255, 255, 255, 255, 255, 255, 0,  1,
+        2,   3,   4,   5,   6,   7,   8,   9,  10, 11, 12, 13, 14, 15, 16, 17,  18,  19,  20,  21,  22,  23,  24, 25,
+        255, 255, 255, 255, 255, 255, 26,  27, 28, 29, 30, 31, 32, 33, 34, 35,  36,  37,  38,  39,  40,  41,  42, 43,
+        44,  45,  46,  47,  48,  49,  50,  51};
+    unsigned at = (unsigned)(unsigned char)c - '+';
+    return at < sizeof values ? values[at] : 255;
+}
+
 /* White space is skipped, and padding may be missing. */
 static bool azoi_base64_decode(azo_str text, unsigned char *out, size_t cap, size_t *len) {
-    unsigned long word = 0;
+    unsigned word = 0;
     unsigned bits = 0;
     bool padded = false;
     size_t i;
     *len = 0;
     for (i = 0; i < text.len; i++) {
-        const char *digit = (const char *)memchr(azoi_base64_digits, text.ptr[i], 64);
-        if (text.ptr[i] == '=' || azoi_is_space(text.ptr[i])) {
+        unsigned value = azoi_base64_value(text.ptr[i]);
+        if (value == 255 && (text.ptr[i] == '=' || azoi_is_space(text.ptr[i]))) {
             padded = padded || text.ptr[i] == '=';
             continue;
         }
-        if (digit == NULL || padded) {
+        if (value == 255 || padded) {
             return false;
         }
-        word = (word << 6 | (unsigned long)(digit - azoi_base64_digits)) & 0xffff;
+        word = (word << 6 | value) & 0xffff;
         bits += 6;
         if (bits >= 8) {
             if (*len == cap) {
@@ -2342,42 +2354,45 @@ static int32_t azoi_json_code_unit(azo_str s) {
     return code;
 }
 
+/* ASCII that stands for itself in a string. */
+static bool azoi_json_is_plain(char c) {
+    return (unsigned char)(c - 0x20) < 0x60 && c != '"' && c != '\\';
+}
+
+/* How many bytes the character or escape takes; 0: it must not stand in a string. */
+static size_t azoi_json_unit_size(azo_str s) {
+    if (s.ptr[0] != '\\') {
+        return (unsigned char)s.ptr[0] < 0x20 ? 0 : azoi_utf8(s.ptr, s.len);
+    }
+    bool named = s.len > 1 && memchr(azoi_json_escapes, s.ptr[1], AZOI_JSON_MAY_ESCAPE) != NULL;
+    return named ? 2 : azoi_json_code_unit(s) >= 0 ? 6 : 0;
+}
+
 static bool azoi_json_scan_string(azo_str text, size_t *at) {
     size_t i = *at; /* in a register */
-    bool ended = false;
+    size_t size = 1;
     if (!azoi_json_take(text, &i, '"')) {
         return false;
     }
-    while (i < text.len && !ended) {
-        unsigned char c = (unsigned char)text.ptr[i];
-        size_t size = c < 0x80 ? 1 : azoi_utf8(text.ptr + i, text.len - i);
-        if (c == '\\') {
-            bool named = i + 1 < text.len && memchr(azoi_json_escapes, text.ptr[i + 1], AZOI_JSON_MAY_ESCAPE) != NULL;
-            size = named ? 2 : azoi_json_code_unit(azoi_skip(text, i)) >= 0 ? 6 : 0;
-        }
-        if (c < 0x20 || size == 0) {
-            break;
-        }
-        ended = c == '"';
+    while (i < text.len && text.ptr[i] != '"' && size > 0) {
+        size = azoi_json_is_plain(text.ptr[i]) ? 1 : azoi_json_unit_size(azoi_skip(text, i));
         i += size;
     }
     *at = i;
-    return ended;
+    return azoi_json_take(text, at, '"');
 }
 
 static bool azoi_json_scan_scalar(azo_str text, size_t *at) {
-    static const char *const words[] = {"true", "false", "null"};
-    size_t i;
-    if (*at < text.len && text.ptr[*at] == '"') {
+    char first = *at < text.len ? text.ptr[*at] : '\0';
+    const char *word = first == 't' ? "true" : first == 'f' ? "false" : "null";
+    if (first == '"') {
         return azoi_json_scan_string(text, at);
     }
-    for (i = 0; i < 3; i++) {
-        if (azoi_starts(azoi_skip(text, *at), words[i])) {
-            *at += strlen(words[i]);
-            return true;
-        }
+    if (!azoi_starts(azoi_skip(text, *at), word)) {
+        return azoi_json_scan_number(text, at);
     }
-    return azoi_json_scan_number(text, at);
+    *at += strlen(word);
+    return true;
 }
 
 /* A key, its colon, and the white space round that. */
@@ -2490,14 +2505,10 @@ static double azoi_decimal_value(azoi_decimal *d) {
     return strtod(d->digits, NULL);
 }
 
-/* Too large for a double is false, too small is zero. */
-static bool azoi_parse_double(azo_str number, double *out) {
+/* A number that was checked. Too large for a double is false, too small is zero. */
+static bool azoi_number_double(azo_str number, double *out) {
     azoi_decimal d;
-    size_t end = 0;
     double value;
-    if (!azoi_json_scan_number(number, &end) || end < number.len) {
-        return false;
-    }
     azoi_decimal_read(&d, number);
     value = azoi_decimal_value(&d);
     if (value > DBL_MAX) {
@@ -2505,6 +2516,11 @@ static bool azoi_parse_double(azo_str number, double *out) {
     }
     *out = number.ptr[0] == '-' ? -value : value;
     return true;
+}
+
+static bool azoi_parse_double(azo_str number, double *out) {
+    size_t end = 0;
+    return azoi_json_scan_number(number, &end) && end == number.len && azoi_number_double(number, out);
 }
 
 /* A finite number, with as many digits as it takes to read it back. The locale's decimal point may have several
@@ -2720,7 +2736,7 @@ static azo_str azoi_json_quoted(azo_str *rest, char *unit) {
     while (piece.len < rest->len) {
         c = (unsigned char)rest->ptr[piece.len];
         size = c < 0x80 ? 1 : azoi_utf8(rest->ptr + piece.len, rest->len - piece.len);
-        if (size == 0 || c < 0x20 || c == '"' || c == '\\') {
+        if (size == 0 || (c < 0x80 && c != 0x7f && !azoi_json_is_plain((char)c))) {
             break;
         }
         piece.len += size;
@@ -2755,16 +2771,12 @@ static void azoi_json_quote(azoi_buf *b, azo_str text) {
  * A chat reply is scanned, not tokenised: an event of 280 bytes took 24,000 instructions with tokens and takes 14,000
  * without, 8,000 of them for the check and the stream. */
 
-/* From its opening quote to its closing one, which stands behind an even number of backslashes. */
+/* From its opening quote to its closing one. */
 static const char *azoi_json_string_end(const char *at) {
-    const char *quote = at;
-    const char *slash;
-    do {
-        quote = strchr(quote + 1, '"');
-        for (slash = quote; slash[-1] == '\\'; slash--) {
-        }
-    } while ((quote - slash) % 2 != 0);
-    return quote;
+    for (at++; *at != '"'; at++) {
+        at += *at == '\\' ? 1 : 0;
+    }
+    return at;
 }
 
 static const char *azoi_json_value_end(const char *at) {
@@ -2778,7 +2790,10 @@ static const char *azoi_json_value_end(const char *at) {
         } else if ((c | 0x20) == '}') { /* or ] */
             depth--;
         } else if (depth == 0) {
-            return at + strcspn(at, ",]} \t\r\n");
+            while (*at > ' ' && *at != ',' && (*at | 0x20) != '}') {
+                at++;
+            }
+            return at;
         }
         at++;
     } while (depth > 0);
@@ -3086,7 +3101,7 @@ static bool azoi_is_token(azo_str s) {
     size_t i;
     for (i = 0; i < s.len; i++) {
         char c = s.ptr[i];
-        if (!azoi_is_alpha(c) && !azoi_is_digit(c) && (c == '\0' || strchr("!#$%&'*+-.^_`|~", c) == NULL)) {
+        if (!azoi_is_alpha(c) && c != '-' && !azoi_is_digit(c) && (c == '\0' || strchr("!#$%&'*+.^_`|~", c) == NULL)) {
             return false;
         }
     }
@@ -3115,18 +3130,20 @@ static bool azoi_line_next(azo_str *rest, azo_str *line) {
     return true;
 }
 
+/* With the blanks round the value. */
 static bool azoi_header_split(azo_str line, azo_str *name, azo_str *value) {
     size_t colon = azoi_find(line, ':');
-    azo_str text = azoi_skip(line, colon + 1);
     *name = azoi_view(line.ptr, colon);
-    *value = azoi_trim(text);
-    return colon < line.len && azoi_header_ok(*name, text); /* before the trim, which takes a lone CR away */
+    *value = azoi_skip(line, colon + 1);
+    return colon < line.len;
 }
 
+/* Of lines that were checked: a head that was parsed, or our own. */
 static bool azoi_header_next(azo_str *rest, azo_str *name, azo_str *value) {
     azo_str line;
     while (azoi_line_next(rest, &line)) {
         if (azoi_header_split(line, name, value)) {
+            *value = azoi_trim(*value);
             return true;
         }
     }
@@ -3224,10 +3241,10 @@ static azo_result azoi_head_parse(azo_str text, bool to_head_method, azoi_head *
         if (line.len == 0) {
             break;
         }
-        if (!azoi_header_split(line, &name, &value)) {
+        if (!azoi_header_split(line, &name, &value) || !azoi_header_ok(name, value)) {
             return azoi_http_fail(e, "a header line is malformed");
         }
-        result = azoi_header_fact(name, value, one_zero, out, e);
+        result = azoi_header_fact(name, azoi_trim(value), one_zero, out, e);
     }
     if (to_head_method || out->status < 200 || out->status == 204 || out->status == 304 ||
         (out->framing == AZOI_FRAMING_LENGTH && out->length == 0)) {
@@ -4317,7 +4334,6 @@ static void azoi_tls_teardown(azoi_net *n) {
     mbedtls_x509_crt_free(&n->roots);
 #if MBEDTLS_VERSION_NUMBER < 0x04000000
     mbedtls_ctr_drbg_free(&n->random);
-    mbedtls_entropy_free(&n->entropy);
 #endif
     n->tls_ready = false;
 }
@@ -4370,12 +4386,28 @@ static void azoi_tls_limits(azoi_net *n) {
 #endif
 }
 
+#if MBEDTLS_VERSION_NUMBER < 0x04000000
+/* Asked once in ten thousand handshakes, and its context is large (33 KB in 2.28): it lives as long as it takes. */
+static int azoi_tls_entropy(void *user_data, unsigned char *out, size_t len) {
+    azoi_net *n = (azoi_net *)user_data;
+    mbedtls_entropy_context *entropy = (mbedtls_entropy_context *)azoi_alloc(n->allocator, sizeof *entropy);
+    n->starved = entropy == NULL;
+    if (n->starved) {
+        return MBEDTLS_ERR_SSL_ALLOC_FAILED;
+    }
+    mbedtls_entropy_init(entropy);
+    int ret = mbedtls_entropy_func(entropy, out, len);
+    mbedtls_entropy_free(entropy); /* wipes it */
+    azoi_free(n->allocator, entropy, sizeof *entropy);
+    return ret;
+}
+#endif
+
 /* mbedTLS's number of what failed, or 0. */
 static int azoi_tls_configure(azoi_net *n) {
     mbedtls_ssl_config_init(&n->config);
     mbedtls_x509_crt_init(&n->roots);
 #if MBEDTLS_VERSION_NUMBER < 0x04000000
-    mbedtls_entropy_init(&n->entropy);
     mbedtls_ctr_drbg_init(&n->random);
 #endif
 #if AZOI_PSA
@@ -4388,7 +4420,7 @@ static int azoi_tls_configure(azoi_net *n) {
                                           MBEDTLS_SSL_PRESET_DEFAULT);
 #if MBEDTLS_VERSION_NUMBER < 0x04000000
     if (ret == 0) {
-        ret = mbedtls_ctr_drbg_seed(&n->random, mbedtls_entropy_func, &n->entropy, NULL, 0);
+        ret = mbedtls_ctr_drbg_seed(&n->random, azoi_tls_entropy, n, NULL, 0);
         mbedtls_ssl_conf_rng(&n->config, mbedtls_ctr_drbg_random, &n->random);
     }
     if (ret == 0) {
@@ -4410,7 +4442,7 @@ static int azoi_tls_configure(azoi_net *n) {
 
 /* Each of mbedTLS's modules has a number of its own for want of memory; those of the lower ones (the last seven bits)
  * may be added to another's. */
-static bool azoi_tls_is_memory(int ret) {
+static bool azoi_tls_is_memory(const azoi_net *n, int ret) {
     static const int modules[] = {MBEDTLS_ERR_SSL_ALLOC_FAILED, MBEDTLS_ERR_X509_ALLOC_FAILED,
                                   MBEDTLS_ERR_PK_ALLOC_FAILED,
 #if MBEDTLS_VERSION_NUMBER < 0x04000000
@@ -4422,6 +4454,12 @@ static bool azoi_tls_is_memory(int ret) {
 #endif
     };
     const int low = -ret & 0x7f;
+#if MBEDTLS_VERSION_NUMBER < 0x04000000
+    if (n->starved) {
+        return true;
+    }
+#endif
+    (void)n;
     for (size_t i = 0; i < sizeof modules / sizeof modules[0]; i++) {
         if (ret == modules[i]) {
             return true;
@@ -4443,7 +4481,7 @@ static azo_result azoi_tls_setup(azoi_net *n, azo_error *e) {
         return AZO_OK;
     }
     azoi_tls_teardown(n);
-    if (azoi_tls_is_memory(ret)) {
+    if (azoi_tls_is_memory(n, ret)) {
         return azoi_memory(e);
     }
     if (e != NULL && e->code == AZO_OK) {
@@ -4582,7 +4620,7 @@ enum { AZOI_TLS_STOPPED = -0x10000 }; /* through mbedTLS: see s->failed. Beyond 
 static azo_result azoi_tls_failed(azoi_stream *s, int ret, const char *doing) {
     if (ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) {
         s->failed = AZO_ERR_CLOSED;
-    } else if (azoi_tls_is_memory(ret)) {
+    } else if (azoi_tls_is_memory(s->net, ret)) {
         s->failed = AZO_ERR_MEMORY;
     }
     if (s->failed != AZO_OK) {
@@ -5642,10 +5680,6 @@ enum {
     AZOI_REFUSAL_BYTES = AZO_MAX_TOKEN_BYTES + 16384 /* what is kept of an error body, or of one with a token */
 };
 
-static azo_str azoi_user_agent(void) {
-    return azoi_view("azopenai.h/" AZO_VERSION, sizeof "azopenai.h/" AZO_VERSION - 1);
-}
-
 /* ---- lists ---- */
 
 static void azoi_wait_leave(azo_request *job) {
@@ -5846,7 +5880,10 @@ static bool azoi_job_worth_retrying(const azo_request *job, azo_result result) {
         if (azoi_equal_ci(advice, "true") || azoi_equal_ci(advice, "false")) {
             return azoi_equal_ci(advice, "true");
         }
-        return job->policy.retries_status(job->head.status);
+        bool worth = job->policy.retries_status(job->head.status);
+        if (worth || job->body_whole) {
+            return worth;
+        }
     }
     switch (result) {
     case AZO_ERR_RESOLVE:
@@ -6125,7 +6162,9 @@ static azo_result azoi_job_begin_send(azo_request *job) {
     azoi_buf_puts(out, " HTTP/1.1\r\n");
     azoi_header_add(out, "Host", azoi_host_header(job->spec.origin.host, job->spec.origin.port,
                                                   job->spec.origin.secure, host, sizeof host));
-    azoi_header_add(out, "User-Agent", azoi_user_agent());
+    if (azoi_header(job->spec.headers, "user-agent").ptr == NULL) {
+        azoi_header_add(out, "User-Agent", azo_s("azopenai.h/" AZO_VERSION));
+    }
     azoi_buf_str(out, job->spec.headers);
     size_t signature = out->len;
     if (job->ops->sign != NULL) {
@@ -6412,6 +6451,9 @@ static azo_result azoi_job_keep_raw(azo_request *job, azo_str in) {
  * whole (OK). */
 static azo_result azoi_job_receive(azo_request *job) {
     azo_client *c = job->client;
+    if (!azoi_buf_reserve(&c->input, AZOI_READ_SIZE)) {
+        return azoi_memory(&job->error);
+    }
     for (size_t total = 0; !azoi_job_has_answer(job);) {
         if (total >= AZOI_TURN_BYTES) {
             azoi_job_wake(job);
@@ -6454,6 +6496,7 @@ static azo_result azoi_job_exchange(azo_request *job) {
     if (sent == AZO_ERR_CLOSED) {
         /* The peer may have answered before it hung up: read that instead of reporting a broken pipe. */
         azoi_error_clear(&job->error);
+        job->conn->stream.in_blocked = false;
     }
     if (job->paused) {
         return AZO_PENDING;
@@ -6461,10 +6504,12 @@ static azo_result azoi_job_exchange(azo_request *job) {
     azo_result r = AZO_OK;
     if (job->resumed) {
         job->resumed = false;
+        job->conn->stream.in_blocked = false; /* nobody watched it */
         r = azoi_job_feed_leftovers(job);
     }
     if (r == AZO_OK && !azoi_job_has_answer(job)) {
-        r = azoi_job_receive(job);
+        /* The socket had nothing more, and nothing happened since: the next byte is a new event. */
+        r = job->conn->stream.in_blocked ? AZO_PENDING : azoi_job_receive(job);
     }
     if (r == AZO_PENDING && sent == AZO_ERR_CLOSED) {
         r = azoi_job_eof(job, AZO_ERR_CLOSED);
@@ -7220,7 +7265,8 @@ static void azoi_fetch_write(const azoi_slot *slot, bool entra, azoi_buf *target
         return;
     }
     scope.len -= azoi_ends(scope, "/.default") ? sizeof "/.default" - 1 : 0u;
-    azoi_form_add(target, "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=", scope);
+    azoi_buf_puts(target, "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=");
+    azoi_percent(target, scope, "");
     if (id->selector != NULL) {
         azoi_buf_char(target, '&');
         azoi_buf_puts(target, id->selector);
@@ -7522,7 +7568,7 @@ static azo_result azoi_auth_attach(azo_request *job, azo_str scope, azo_str clai
     if (azoi_identity_is_key(c)) {
         return AZO_OK;
     }
-    if (!azoi_token_ok(scope)) {
+    if (!azoi_token_ok(scope) || azoi_equal(scope, "/.default")) {
         return azoi_fail(e, AZO_ERR_ARGUMENT, "The scope (%zu bytes) is not a single name. Give one like "
                          "https://cognitiveservices.azure.com/.default.", scope.len);
     }
@@ -7840,26 +7886,33 @@ AZO_API azo_str azo_http_header(const azo_http *http, const char *name) {
 /* The header block is followed by a twin of itself in which a NUL stands behind every value: views that are handed out
  * point into that. */
 static void azoi_owned_headers(azoi_owned *o, azo_str headers, azo_http *http) {
-    azo_rate_limits *limits = &http->limits;
+    enum { REGION, APIM_ID, ID, LEFT_REQUESTS, LEFT_TOKENS, MOST_REQUESTS, MOST_TOKENS, WAIT_REQUESTS, WAIT_TOKENS,
+           WAIT_TOKENS_TOO, COUNT };
+    static const char *const names[COUNT] = {
+        "x-ms-region", "apim-request-id", "x-request-id", "x-ratelimit-remaining-requests",
+        "x-ratelimit-remaining-tokens", "x-ratelimit-limit-requests", "x-ratelimit-limit-tokens",
+        "x-ratelimit-reset-requests", "x-ratelimit-reset-tokens", "x-rate-limit-reset-tokens"};
+    azo_str found[COUNT];
     azo_str name;
     azo_str value;
+    memset(found, 0, sizeof found);
     http->headers = azoi_owned_put(o, headers);
     char *twin = o->at;
     azo_str rest = azoi_owned_put(o, headers);
     while (azoi_header_next(&rest, &name, &value)) {
         twin[(size_t)(value.ptr - twin) + value.len] = '\0';
+        for (size_t i = 0; i < COUNT; i++) {
+            found[i] = found[i].ptr == NULL && azoi_equal_ci(name, names[i]) ? value : found[i];
+        }
     }
-    http->region = azo_http_header(http, "x-ms-region");
-    http->request_id = azo_http_header(http, "apim-request-id");
-    http->request_id = http->request_id.len > 0 ? http->request_id : azo_http_header(http, "x-request-id");
-    limits->remaining_requests = azoi_count_of(azo_http_header(http, "x-ratelimit-remaining-requests"), -1);
-    limits->remaining_tokens = azoi_count_of(azo_http_header(http, "x-ratelimit-remaining-tokens"), -1);
-    limits->limit_requests = azoi_count_of(azo_http_header(http, "x-ratelimit-limit-requests"), -1);
-    limits->limit_tokens = azoi_count_of(azo_http_header(http, "x-ratelimit-limit-tokens"), -1);
-    limits->reset_requests_ms = azoi_limit_wait(azo_http_header(http, "x-ratelimit-reset-requests"));
-    value = azo_http_header(http, "x-ratelimit-reset-tokens");
-    value = value.len > 0 ? value : azo_http_header(http, "x-rate-limit-reset-tokens");
-    limits->reset_tokens_ms = azoi_limit_wait(value);
+    http->region = found[REGION];
+    http->request_id = found[found[APIM_ID].len > 0 ? APIM_ID : ID];
+    http->limits.remaining_requests = azoi_count_of(found[LEFT_REQUESTS], -1);
+    http->limits.remaining_tokens = azoi_count_of(found[LEFT_TOKENS], -1);
+    http->limits.limit_requests = azoi_count_of(found[MOST_REQUESTS], -1);
+    http->limits.limit_tokens = azoi_count_of(found[MOST_TOKENS], -1);
+    http->limits.reset_requests_ms = azoi_limit_wait(found[WAIT_REQUESTS]);
+    http->limits.reset_tokens_ms = azoi_limit_wait(found[found[WAIT_TOKENS].len > 0 ? WAIT_TOKENS : WAIT_TOKENS_TOO]);
 }
 
 static void azoi_owned_http(azoi_owned *o, azo_request *job, bool with_body, azo_http *http) {
@@ -7913,18 +7966,23 @@ static azo_result azoi_end(azo_request *job, azoi_job_kind kind, azo_result (*se
 
 /* ---- header lines of the user ---- */
 
+/* Framing and connection are the library's business. */
+static bool azoi_header_reserved(azo_str name) {
+    return azoi_one_of(name, "host|content-length|transfer-encoding|connection|content-type|expect|upgrade|te|trailer|"
+                             "keep-alive|proxy-connection");
+}
+
 /* Lines to send, and lines to log, with the values hidden. Either buffer may be NULL. */
 static azo_result azoi_header_lines(const azo_header *headers, size_t count, azoi_buf *lines, azoi_buf *log_lines,
                                     azo_error *e) {
-    static const char reserved[] =
-        "host|content-length|transfer-encoding|connection|content-type|authorization|api-key";
     for (size_t i = 0; i < count; i++) {
         if (headers == NULL || headers[i].name == NULL || headers[i].value == NULL ||
             !azoi_header_ok(azo_s(headers[i].name), azo_s(headers[i].value))) {
             return azoi_fail(e, AZO_ERR_ARGUMENT, "Header number %zu has no valid name, or a control character in its "
                              "value. Names are letters, digits and dashes; values are one line.", i);
         }
-        if (azoi_one_of(azo_s(headers[i].name), reserved)) {
+        azo_str name = azo_s(headers[i].name);
+        if (azoi_header_reserved(name) || azoi_one_of(name, "authorization|api-key")) {
             return azoi_fail(e, AZO_ERR_ARGUMENT, "Header number %zu (%s) is written by the library. Leave it out; "
                              "credentials and content types have fields of their own.", i, headers[i].name);
         }
@@ -8991,6 +9049,7 @@ static azo_result azoi_span_add(azo_request *job, azoi_span *span, azo_str text)
 }
 
 static azo_result azoi_span_set(azo_request *job, azoi_span *span, azo_str text) {
+    ((azoi_chat *)job->data)->total -= span->len;
     span->len = 0;
     return azoi_span_add(job, span, text);
 }
@@ -9172,6 +9231,9 @@ static azo_result azoi_walk_keep(azoi_walk *w, azo_str value, azoi_span *span, i
     }
     if (kind == AZO_EVENT_TEXT || kind == AZO_EVENT_REFUSAL) {
         return azoi_span_add(w->job, span, azoi_buf_view(w->texts));
+    }
+    if (azoi_same(old, value)) {
+        return AZO_OK; /* services repeat filter results with every chunk */
     }
     if (kind == AZO_EVENT_FILTER && old.len > 0) {
         azoi_buf_clear(w->texts);
@@ -9719,8 +9781,9 @@ static azo_result azoi_row_numbers(azo_request *job, int64_t row, azo_str array)
     azo_str rest = array;
     azo_str value;
     double number;
-    size_t count = 0;
-    while (azoi_json_step(&rest, NULL, &value)) {
+    size_t count = azoi_json_step(&rest, NULL, &value) ? 1 : 0;
+    while ((rest = azoi_skip(rest, azoi_find(rest, ','))).len > 0) { /* more than there are, if some are no numbers */
+        rest = azoi_skip(rest, 1);
         count++;
     }
     azo_result r = azoi_row_room(job, row, count);
@@ -9729,7 +9792,8 @@ static azo_result azoi_row_numbers(azo_request *job, int64_t row, azo_str array)
     }
     float *out = embed->vectors + (size_t)row * count;
     for (rest = array; azoi_json_step(&rest, NULL, &value); out++) {
-        if (!azoi_parse_double(value, &number) || number > (double)FLT_MAX || number < -(double)FLT_MAX) {
+        bool is_number = azoi_is_digit(value.ptr[0]) || value.ptr[0] == '-';
+        if (!is_number || !azoi_number_double(value, &number) || number > (double)FLT_MAX || number < -(double)FLT_MAX) {
             return azoi_row_bad(job, row, "holds something that is no number");
         }
         *out = (float)number;
@@ -10370,9 +10434,10 @@ static azo_result azoi_client_set_texts(azo_client *c, const azo_client_desc *de
     if (r != AZO_OK) {
         return r;
     }
-    if (!azoi_header_ok(azoi_buf_view(&c->auth_header), azoi_view("", 0))) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.auth_header is not a header name (%lu bytes). Use "
-                         "letters, digits and dashes.", (unsigned long)c->auth_header.len);
+    azo_str name = azoi_buf_view(&c->auth_header);
+    if (!azoi_is_token(name) || azoi_header_reserved(name)) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.auth_header is not the name of a header for a key (%zu "
+                         "bytes). Use letters, digits and dashes, and no name that HTTP itself needs.", name.len);
     }
     return azoi_header_lines(desc->headers, desc->header_count, &c->headers, &c->log_headers, e);
 }
@@ -10391,9 +10456,6 @@ static azo_result azoi_client_set_up(azo_client *c, const azo_client_desc *desc,
     azo_result r = azoi_client_set_limits(c, desc, e);
     r = r == AZO_OK ? azoi_client_set_texts(c, desc, e) : r;
     r = r == AZO_OK ? azoi_client_set_proxy(c, desc, e) : r;
-    if (r == AZO_OK && (!azoi_buf_reserve(&c->input, AZOI_READ_SIZE) || !azoi_watches_grow(c, 0))) {
-        r = azoi_memory(e);
-    }
     return r == AZO_OK ? azoi_identity_open(c, desc, e) : r;
 }
 
@@ -10712,7 +10774,7 @@ AZO_API azo_result azo_chat(azo_client *client, const azo_chat_desc *desc, azo_c
     azo_request *job;
     azo_result r = azoi_may_block(client, err);
     if (out != NULL) {
-        memset(out, 0, sizeof *out);
+        azoi_chat_reply_clear(out);
     }
     r = r == AZO_OK ? azo_chat_begin(client, desc, &job, err) : r;
     if (r != AZO_OK) {
@@ -10726,7 +10788,7 @@ AZO_API azo_result azo_embed(azo_client *client, const azo_embed_desc *desc, azo
     azo_request *job;
     azo_result r = azoi_may_block(client, err);
     if (out != NULL) {
-        memset(out, 0, sizeof *out);
+        azoi_embed_reply_clear(out);
     }
     r = r == AZO_OK ? azo_embed_begin(client, desc, &job, err) : r;
     if (r != AZO_OK) {
@@ -10740,7 +10802,7 @@ AZO_API azo_result azo_raw(azo_client *client, const azo_raw_desc *desc, azo_raw
     azo_request *job;
     azo_result r = azoi_may_block(client, err);
     if (out != NULL) {
-        memset(out, 0, sizeof *out);
+        azoi_raw_reply_clear(out);
     }
     r = r == AZO_OK ? azo_raw_begin(client, desc, &job, err) : r;
     if (r != AZO_OK) {

@@ -98,6 +98,9 @@ static void wire_serve(wire *c) {
     c->out = a->mode == ANSWER ? a->raw : NULL;
     c->out_len = c->out == NULL ? 0 : strlen(c->out);
     c->out_at = c->world->now + a->delay_ms;
+    if (c->out != NULL && c->out_at < c->world->next_event) {
+        c->world->next_event = c->out_at;
+    }
 }
 
 static ptrdiff_t wire_send(void *conn, const void *buf, size_t len, void *user_data) {
