@@ -1287,6 +1287,8 @@ typedef struct azoi_stream {
     uint16_t port;
     bool in_blocked;  /* the socket itself said "again" and nothing happened since */
     bool out_blocked;
+    unsigned reads;   /* how often the transport may still be read in this call */
+    bool at_end;      /* the transport's last word was its end */
     bool ended;       /* the peer's end was seen: never read again */
     bool cut;         /* that end came without close_notify */
     bool broken;      /* a read or write failed: no close_notify */
@@ -2026,6 +2028,12 @@ static bool azoi_has_control(azo_str s) {
     return false;
 }
 
+/* Whether foreign text may stand in a sentence of ours. */
+static bool azoi_is_word(const char *text) {
+    static const char fine[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.[]";
+    return text[0] != '\0' && text[strspn(text, fine)] == '\0';
+}
+
 /* Blanks a secret wherever it stands in the text. Short ones could be anything. */
 static void azoi_buf_hide(azoi_buf *text, azo_str secret) {
     for (size_t at = 0; secret.len >= 8 && at + secret.len <= text->len; at++) {
@@ -2561,6 +2569,8 @@ static bool azoi_tokens_reserve(azoi_tokens *t, size_t count) {
     return t->data != NULL;
 }
 
+enum { AZOI_MAX_TOKENS = 1024 }; /* what says something in a few words has some sixty */
+
 /* Objects and arrays only: jsmn takes a number alone for an unfinished one. The views in `out` live as long as `text`
  * and until the next parse into `t`. */
 static azo_result azoi_json_parse(azoi_tokens *t, azo_str text, azoi_json *out, azo_error *e) {
@@ -2572,13 +2582,14 @@ static azo_result azoi_json_parse(azoi_tokens *t, azo_str text, azoi_json *out, 
     if (text.len < INT_MAX && azoi_json_check(text, &offset)) { /* jsmn counts in int */
         count = azoi_jsmn_parse(&parser, text.ptr, text.len, NULL, 0);
     }
-    if (count < 1) {
+    if (count < 1 || count > AZOI_MAX_TOKENS) {
         if (e != NULL && e->code == AZO_OK) {
             e->json_offset = offset;
         }
-        return azoi_fail(e, AZO_ERR_JSON, "The JSON is malformed, or nested deeper than %d levels, at byte %zu of %zu. "
-                                          "Report it to whoever runs the service or the gateway before it.",
-                         (int)AZO_MAX_JSON_DEPTH, offset, text.len);
+        return azoi_fail(e, AZO_ERR_JSON, "The JSON is malformed, nested deeper than %d levels, or has over %d values, "
+                                          "at byte %zu of %zu. Report it to whoever runs the service or the gateway "
+                                          "before it.",
+                         (int)AZO_MAX_JSON_DEPTH, (int)AZOI_MAX_TOKENS, offset, text.len);
     }
     if (!azoi_tokens_reserve(t, (size_t)count)) {
         return azoi_memory(e);
@@ -4557,7 +4568,9 @@ static azo_result azoi_tls_bad_certificate(azoi_stream *s, int ret, uint32_t fla
         uint32_t flags;
         const char *what;
         const char *advice;
-    } rows[] = { /* worst and likeliest first */
+    } rows[] = { /* without flags; then the worst and likeliest first */
+        {0, "cannot be checked by this mbedTLS",
+         "Have one issued with a short chain and no unusual critical extension (name constraints are one)"},
         {MBEDTLS_X509_BADCERT_FUTURE, "is not valid yet", "Set the clock of this machine: it is probably slow"},
         {MBEDTLS_X509_BADCERT_EXPIRED, "has expired",
          "Check the clock of this machine; if it is right, the server needs a new certificate"},
@@ -4571,8 +4584,8 @@ static azo_result azoi_tls_bad_certificate(azoi_stream *s, int ret, uint32_t fla
         {MBEDTLS_X509_BADCERT_BAD_MD | MBEDTLS_X509_BADCERT_BAD_PK | MBEDTLS_X509_BADCERT_BAD_KEY,
          "rests on a weak or unusual key or hash", "Have one issued with RSA of 2048 bits or P-256, and SHA-256"},
         {UINT32_MAX, "was refused", "Look the flags up: MBEDTLS_X509_BADCERT_x in mbedtls/x509.h"}};
-    size_t i = 0;
-    while ((rows[i].flags & flags) == 0 && rows[i].flags != UINT32_MAX) {
+    size_t i = flags == 0 ? 0 : 1;
+    while (flags != 0 && (rows[i].flags & flags) == 0 && rows[i].flags != UINT32_MAX) {
         i++;
     }
     azoi_log(s->net, AZO_LOG_WARN, "* certificate of %s refused, flags 0x%x", s->host, (unsigned)flags);
@@ -4908,13 +4921,22 @@ static int azoi_bio_answer(azoi_stream *s, ptrdiff_t answer, size_t most, bool *
     return AZOI_TLS_STOPPED;
 }
 
+/* mbedTLS swallows warnings and other records without data for as long as they come, so it is given only so many at
+ * a time; after that it wants more although nothing is blocked. */
+enum { AZOI_READS = 64 };
+
 static int azoi_bio_recv(void *user_data, unsigned char *buf, size_t cap) {
     azoi_stream *s = (azoi_stream *)user_data;
     const azo_transport *t = &s->net->transport;
     cap = cap < INT_MAX ? cap : INT_MAX;
+    if (s->reads == 0) {
+        return MBEDTLS_ERR_SSL_WANT_READ;
+    }
+    s->reads--;
     errno = 0;
-    return azoi_bio_answer(s, t->recv(s->conn, buf, cap, t->user_data), cap, &s->in_blocked,
-                           MBEDTLS_ERR_SSL_WANT_READ);
+    ptrdiff_t got = t->recv(s->conn, buf, cap, t->user_data);
+    s->at_end = got == 0;
+    return azoi_bio_answer(s, got, cap, &s->in_blocked, MBEDTLS_ERR_SSL_WANT_READ);
 }
 
 static int azoi_bio_send(void *user_data, const unsigned char *buf, size_t len) {
@@ -4993,6 +5015,7 @@ static azo_result azoi_tls_finished(azoi_stream *s) {
 static azo_result azoi_stream_handshake(azoi_stream *s) {
     s->in_blocked = false;
     s->out_blocked = false;
+    s->reads = AZOI_READS;
     int ret = mbedtls_ssl_handshake(s->tls);
     if (ret == 0) {
         return azoi_tls_finished(s);
@@ -5004,7 +5027,10 @@ static azo_result azoi_stream_handshake(azoi_stream *s) {
         azoi_known_drop_session(azoi_net_known(s->net, s->host, s->port)); /* in case it was the session's fault */
     }
     uint32_t flags = s->checked ? mbedtls_ssl_get_verify_result(s->tls) : 0;
-    if (s->failed == AZO_OK && flags != 0 && flags != 0xffffffff) {
+    flags = flags != 0xffffffff ? flags : 0;
+    const int module = -ret & ~0x7f;
+    bool unreadable = (module >= 0x2080 && module <= 0x2980) || module == 0x3000; /* MBEDTLS_ERR_X509_x */
+    if (s->failed == AZO_OK && !azoi_tls_is_memory(s->net, ret) && (flags != 0 || unreadable)) {
         return azoi_tls_bad_certificate(s, ret, flags);
     }
     return azoi_tls_failed(s, ret, "shaking hands");
@@ -5018,32 +5044,34 @@ static ptrdiff_t azoi_stream_end(azoi_stream *s, bool cut) {
     return cut ? AZO_ERR_CLOSED : 0;
 }
 
+/* AGAIN where nothing is blocked: much came that was no data. It is somebody else's turn. */
 static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
-    enum { MAX_EMPTY = 100 };
     unsigned char *bytes = (unsigned char *)buf;
     int ret = 0;
     if (s->ended) {
         return azoi_stream_end(s, s->cut);
     }
-    for (int round = 0; round < MAX_EMPTY; round++) {
+    s->reads = AZOI_READS;
+    while (s->reads > 0) {
         s->in_blocked = false;
         ret = s->tls != NULL ? mbedtls_ssl_read(s->tls, bytes, cap) : azoi_bio_recv(s, bytes, cap);
         if (ret > 0) {
             return ret;
         }
-        if (ret == 0 || ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) {
+        bool empty = ret == 0 && !s->at_end; /* a second record without data in a row is 0 for mbedTLS, too */
+        if ((ret == 0 && !empty) || ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) {
             return azoi_stream_end(s, s->tls != NULL && ret != MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY);
         }
-        if (!azoi_tls_again(s, ret)) {
-            break;
+        if (!empty && !azoi_tls_again(s, ret)) {
+            (void)azoi_stream_end(s, true);
+            return azoi_tls_failed(s, ret, "receiving");
         }
         /* mbedTLS may want to read while the socket has more: only its own "again" counts. */
         if (s->in_blocked || ret == MBEDTLS_ERR_SSL_WANT_WRITE) {
-            return AZO_IO_AGAIN;
+            break;
         }
     }
-    (void)azoi_stream_end(s, true);
-    return azoi_tls_failed(s, ret, "receiving");
+    return AZO_IO_AGAIN;
 }
 
 /* The record of an unfinished write is encrypted already, so its length must stand. When a TLS 1.3 ticket comes in
@@ -5058,6 +5086,7 @@ static ptrdiff_t azoi_stream_write(azoi_stream *s, const void *buf, size_t len) 
     int most = s->tls != NULL ? mbedtls_ssl_get_max_out_record_payload(s->tls) : INT_MAX;
     len = most > 0 && len > (size_t)most ? (size_t)most : len;
     len = s->unsent > 0 && s->unsent < len ? s->unsent : len;
+    s->reads = AZOI_READS;
     for (int round = 0; round < MAX_ROUNDS; round++) {
         ret = s->flushed ? (int)len
               : s->tls != NULL ? mbedtls_ssl_write(s->tls, bytes, len)
@@ -5450,7 +5479,7 @@ static void azoi_conn_advance_opening(azoi_conn *conn) {
 
 static bool azoi_conn_is_quiet(azoi_conn *conn) {
     char byte;
-    return azoi_stream_read(&conn->stream, &byte, 1) == AZO_IO_AGAIN;
+    return azoi_stream_read(&conn->stream, &byte, 1) == AZO_IO_AGAIN && conn->stream.in_blocked;
 }
 
 static void azoi_conn_rest(azoi_conn *conn) {
@@ -5483,7 +5512,7 @@ static void azoi_conn_advance_drain(azoi_conn *conn) {
         }
     }
     /* More than one read's worth of a body that nobody wants costs more than a new connection. */
-    if (got != AZO_IO_AGAIN || conn->client->pump.now >= conn->connect_by) {
+    if (got != AZO_IO_AGAIN || !conn->stream.in_blocked || conn->client->pump.now >= conn->connect_by) {
         azoi_conn_free(conn);
     }
 }
@@ -6461,6 +6490,9 @@ static azo_result azoi_job_receive(azo_request *job) {
         }
         ptrdiff_t got = azoi_stream_read(&job->conn->stream, c->input.data, AZOI_READ_SIZE);
         if (got == AZO_IO_AGAIN) {
+            if (!job->conn->stream.in_blocked && !job->conn->stream.out_blocked) {
+                azoi_job_wake(job);
+            }
             return AZO_PENDING;
         }
         if (got <= 0) {
@@ -7105,7 +7137,8 @@ static azo_result azoi_fetch_refuse(azo_request *job) {
     (void)snprintf(number, sizeof number, "AADSTS%d", e->aadsts);
     (void)azoi_fail(e, entra ? AZO_ERR_TOKEN : AZO_ERR_IMDS, "%s rejected %s (%s, HTTP %d). %s",
                     entra ? "Entra ID" : "The metadata service", advice->what,
-                    e->aadsts != 0 ? number : code.len > 0 ? code.ptr : "no OAuth error", status, advice->to_do);
+                    e->aadsts != 0 ? number : azoi_is_word(code.ptr) ? code.ptr : "no OAuth error", status,
+                    advice->to_do);
     e->who = advice->who;
     return e->code;
 }
@@ -7754,7 +7787,9 @@ static azo_result azoi_auth_challenge(azo_request *job) {
 
 enum {
     AZOI_SCRATCH_KEPT = 256 * 1024, /* a larger scratch buffer is let go after use */
-    AZOI_MAX_INDEX = 128             /* of choices and tool calls; a hostile one must not make us allocate */
+    AZOI_MAX_INDEX = 128, /* of choices and tool calls; a hostile one must not make us allocate */
+    AZOI_MAX_PARTS = 512, /* choices and tool calls together */
+    AZOI_MAX_FILTERS = 4096 /* bytes of filter results that are merged */
 };
 
 static void azoi_buf_slim(azoi_buf *b) {
@@ -8468,8 +8503,9 @@ static void azoi_refusal_filters(azoi_refusal *r, const azoi_json *json, int res
         if (azoi_json_true(json, azoi_json_get(json, key + 1, "filtered"))) {
             azoi_refusal_text(r, json, key, name, sizeof name);
             azoi_refusal_text(r, json, azoi_json_get(json, key + 1, "severity"), severity, sizeof severity);
-            snprintf(r->filters + len, sizeof r->filters - len, "%s%s%s%s", len > 0 ? ", " : ": ", name,
-                     severity[0] != '\0' ? " " : "", severity);
+            bool known = azoi_is_word(severity);
+            snprintf(r->filters + len, sizeof r->filters - len, "%s%s%s%s", len > 0 ? ", " : ": ",
+                     azoi_is_word(name) ? name : "another", known ? " " : "", known ? severity : "");
         }
     }
 }
@@ -8526,12 +8562,6 @@ static const azoi_rule *azoi_refusal_rule(const azoi_refusal *r) {
         }
     }
     return last;
-}
-
-/* Whether the text may stand in a sentence of ours. */
-static bool azoi_is_word(const char *text) {
-    static const char fine[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.[]";
-    return text[0] != '\0' && text[strspn(text, fine)] == '\0';
 }
 
 /* "PermissionDenied, HTTP 401, request 3f...": the code only if it says more than the status. */
@@ -9058,7 +9088,8 @@ static azo_result azoi_span_set(azo_request *job, azoi_span *span, azo_str text)
 static azoi_chat_part *azoi_chat_part_at(azo_request *job, int64_t choice, int64_t tool) {
     azoi_chat *chat = (azoi_chat *)job->data;
     size_t i = 0;
-    if (choice < 0 || choice >= AZOI_MAX_INDEX || tool < -1 || tool >= AZOI_MAX_INDEX) {
+    if (choice < 0 || choice >= AZOI_MAX_INDEX || tool < -1 || tool >= AZOI_MAX_INDEX ||
+        chat->count == AZOI_MAX_PARTS) {
         (void)azoi_fail(&job->error, AZO_ERR_JSON, "The answer has an impossible index (choice %lld, tool call %lld). "
                         "Report it to whoever runs the service or the gateway before it.", (long long)choice,
                         (long long)tool);
@@ -9235,7 +9266,8 @@ static azo_result azoi_walk_keep(azoi_walk *w, azo_str value, azoi_span *span, i
     if (azoi_same(old, value)) {
         return AZO_OK; /* services repeat filter results with every chunk */
     }
-    if (kind == AZO_EVENT_FILTER && old.len > 0) {
+    /* A handful of categories; where there are more, comparing each with each could take for ever. */
+    if (kind == AZO_EVENT_FILTER && old.len > 0 && old.len + value.len < AZOI_MAX_FILTERS) {
         azoi_buf_clear(w->texts);
         azoi_filter_merge(w->texts, value, old);
         r = azoi_walk_failed(w);
@@ -9758,8 +9790,8 @@ static azo_result azoi_row_room(azo_request *job, int64_t row, size_t dimensions
     if (embed->dimensions != 0) {
         return AZO_OK;
     }
-    if (!azoi_product(dimensions, embed->count, &floats) || floats > SIZE_MAX / sizeof(float)) {
-        return azoi_memory(&job->error);
+    if (!azoi_product(dimensions, embed->count, &floats) || floats > job->body.len / 2) { /* "0," */
+        return azoi_row_bad(job, row, "is longer than all that came has room for");
     }
     if (embed->vectors == NULL) {
         embed->vectors = (float *)azoi_resize(&job->allocator, NULL, 0, floats * sizeof(float));

@@ -671,7 +671,8 @@ static void test_fields_of_chat(void **state) {
     assert_memory_equal(value.ptr, "9223372036854775806", 19);
     assert_int_equal(azo_json_get(body, "temperature", &value), AZO_OK);
     assert_int_equal(azo_json_number(value, &number), AZO_OK);
-    assert_true(number == 0.2 && value.len == 3);
+    static const double sent = 0.2; /* in memory: an x87 constant has more digits */
+    assert_true(number == sent && value.len == 3);
     world_close(&w);
 }
 

@@ -2129,6 +2129,30 @@ static void test_memory_failures(void **state) {
     }
 }
 
+/* What a server says is no sentence of ours. */
+static void test_words_of_a_server(void **state) {
+    (void)state;
+    for (int imds = 0; imds < 2; imds++) {
+        world w;
+        if (imds == 0) {
+            world_init(&w);
+            env_secret();
+            world_start(&w, NULL);
+        } else {
+            imds_world(&w, NULL);
+        }
+        push_reply(&w, imds ? IMDS : ENTRA, 400, "", "{\"error\":\"invalid_x. Trace ID: 1\"}");
+        probe p;
+        begin_token(&w, &p);
+        assert_int_equal(finish(&w, &p), imds ? AZO_ERR_IMDS : AZO_ERR_TOKEN);
+        const azo_error *e = error_of(&p);
+        assert_null(strstr(e->message, "Trace"));
+        assert_string_equal(e->service_code, "invalid_x. Trace ID: 1");
+        drop(&p);
+        world_end(&w);
+    }
+}
+
 int main(void) {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_environment),
@@ -2175,6 +2199,7 @@ int main(void) {
         cmocka_unit_test(test_provider_abandoned),
         cmocka_unit_test(test_provider_loop),
         cmocka_unit_test(test_memory_failures),
+        cmocka_unit_test(test_words_of_a_server),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
