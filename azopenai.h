@@ -6480,6 +6480,7 @@ static azo_result azoi_job_keep_raw(azo_request *job, azo_str in) {
  * whole (OK). */
 static azo_result azoi_job_receive(azo_request *job) {
     azo_client *c = job->client;
+    azoi_buf_clear(&c->input); /* with an earlier failure, if there was one */
     if (!azoi_buf_reserve(&c->input, AZOI_READ_SIZE)) {
         return azoi_memory(&job->error);
     }

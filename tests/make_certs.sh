@@ -130,6 +130,133 @@ cp "$work/bad.key" "$work/selfsigned.key"
 quietly openssl req -x509 -new -config "$work/req.conf" -extensions self_signed -addext "subjectAltName=$good_names" \
     -key "$work/selfsigned.key" -sha256 -days 800 -subj '/O=Test only/CN=localhost' -out "$work/selfsigned.pem"
 
+# ---- For the torture of TLS: chains under a root of their own, all with P-256 keys, so that a handshake costs little.
+
+# issue NAME KEY ISSUER ISSUER_KEY SUBJECT FROM TO DIGEST: a certificate with the extensions on standard input
+issue() {
+    { printf '[extensions]\n'; cat; } >"$work/$1.ext"
+    quietly openssl req -new -config "$work/req.conf" -key "$work/$2.key" -subj "$5" -out "$work/$1.csr"
+    quietly openssl ca -batch -notext -preserveDN -config "$work/ca.conf" -in "$work/$1.csr" -cert "$work/$3.pem" \
+        -keyfile "$work/$4.key" -md "$8" -extfile "$work/$1.ext" -extensions extensions -startdate "$6" -enddate "$7" \
+        -out "$work/$1.pem"
+}
+
+# leaf NAME KEY SUBJECT_ALT_NAMES ISSUER ISSUER_KEY [DIGEST]
+leaf() {
+    issue "$1" "$2" "$4" "$5" "/O=Test only/CN=$1" "$from" "$to" "${6:-sha256}" <<END
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectAltName = $3
+END
+}
+
+# authority NAME ISSUER ISSUER_KEY FROM TO CONSTRAINTS [MORE]: an intermediate one, with the key ec_bad
+authority() {
+    issue "$1" ec_bad "$2" "$3" "/O=Test only/CN=Intermediate $1" "$4" "$5" sha256 <<END
+basicConstraints = critical, $6
+keyUsage = critical, keyCertSign
+${7:-}
+END
+}
+
+# serve NAME KEY CERTIFICATE...: what a server shows, the leaf first; NAME.chain is that without the leaf
+serve() {
+    name=$1
+    key=$2
+    shift 2
+    for certificate; do cat "$work/$certificate.pem"; done >"$work/$name.served"
+    shift
+    for certificate; do cat "$work/$certificate.pem"; done >"$work/$name.chain"
+    [ "$#" -eq 0 ] || mv "$work/$name.chain" "$dir/"
+    mv "$work/$name.served" "$dir/$name.pem"
+    cp "$work/$key.key" "$dir/$name.key"
+}
+
+ec_key ec_ca
+ec_key ec_server
+ec_key ec_bad
+quietly openssl genpkey -algorithm ED25519 -out "$work/ed25519.key"
+make_root ec_root ec_ca 'Fake EC root'
+make_root impostor_root ec_bad 'Fake EC root'
+quietly openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:1024 -out "$work/rsa1024.key"
+
+leaf ec_server ec_server "$good_names" ec_root ec_ca
+leaf weak_key rsa1024 "$good_names" ec_root ec_ca
+leaf ed25519 ed25519 "$good_names" ec_root ec_ca
+leaf sha1 ec_bad "$good_names" ec_root ec_ca sha1
+leaf address ec_bad IP:127.0.0.1 ec_root ec_ca
+leaf wildcard ec_bad 'DNS:*.openai.azure.test' ec_root ec_ca
+leaf bare_wildcard ec_bad 'DNS:*' ec_root ec_ca
+leaf nul_name ec_bad 'DER:30:16:82:14:6c:6f:63:61:6c:68:6f:73:74:00:2e:65:76:69:6c:2e:74:65:73:74' ec_root ec_ca
+leaf impostor ec_bad "$good_names" impostor_root ec_bad
+issue other_san ec_bad ec_root ec_ca /CN=localhost "$from" "$to" sha256 <<'END'
+subjectAltName = DNS:other.test
+END
+issue cn_only ec_bad ec_root ec_ca /CN=localhost "$from" "$to" sha256 <<'END'
+basicConstraints = critical, CA:FALSE
+END
+issue encrypt_only ec_bad ec_root ec_ca /CN=encrypt_only "$from" "$to" sha256 <<END
+keyUsage = critical, keyAgreement
+subjectAltName = $good_names
+END
+issue client_only ec_bad ec_root ec_ca /CN=client_only "$from" "$to" sha256 <<END
+extendedKeyUsage = clientAuth
+subjectAltName = $good_names
+END
+issue unknown_critical ec_bad ec_root ec_ca /CN=unknown_critical "$from" "$to" sha256 <<END
+1.2.3.4 = critical, ASN1:NULL
+subjectAltName = $good_names
+END
+leaf under_leaf ec_bad "$good_names" ec_server ec_server
+authority expired_ca ec_root ec_ca 20200101000000Z 20210101000000Z CA:TRUE
+quietly openssl req -new -config "$work/req.conf" -key "$work/ec_bad.key" -subj '/O=Test only/CN=Expired root' \
+    -out "$work/expired_root.csr"
+quietly openssl ca -batch -notext -preserveDN -selfsign -config "$work/ca.conf" -in "$work/expired_root.csr" \
+    -keyfile "$work/ec_bad.key" -md sha256 -extfile "$work/req.conf" -extensions authority \
+    -startdate 20200101000000Z -enddate 20210101000000Z -out "$work/expired_root.pem"
+leaf under_expired_root ec_bad "$good_names" expired_root ec_bad
+leaf under_expired ec_bad "$good_names" expired_ca ec_bad
+authority short_ca ec_root ec_ca "$from" "$to" CA:TRUE,pathlen:0
+authority below_short_ca short_ca ec_bad "$from" "$to" CA:TRUE
+leaf under_short ec_bad "$good_names" below_short_ca ec_bad
+authority narrow_ca ec_root ec_ca "$from" "$to" CA:TRUE 'nameConstraints = critical, permitted;DNS:other.test'
+leaf under_narrow ec_bad "$good_names" narrow_ca ec_bad
+
+# Ten authorities one below the other: two more than mbedTLS follows.
+above=ec_root
+above_key=ec_ca
+long_chain=
+for index in 1 2 3 4 5 6 7 8 9 10; do
+    authority "chain$index" "$above" "$above_key" "$from" "$to" CA:TRUE
+    above=chain$index
+    above_key=ec_bad
+    long_chain="$above $long_chain"
+done
+leaf chain_leaf ec_bad "$good_names" chain10 ec_bad
+hundred=
+index=1
+while [ "$index" -lt 100 ]; do hundred="$hundred chain1" index=$((index + 1)); done
+
+serve ec_server ec_server ec_server
+serve weak_key rsa1024 weak_key
+serve ed25519 ed25519 ed25519
+for name in sha1 address wildcard bare_wildcard nul_name other_san cn_only encrypt_only client_only \
+    unknown_critical; do
+    serve "$name" ec_bad "$name"
+done
+serve impostor ec_bad impostor impostor_root
+serve under_leaf ec_bad under_leaf ec_server
+serve under_expired ec_bad under_expired expired_ca
+serve under_expired_root ec_bad under_expired_root
+serve under_short ec_bad under_short below_short_ca short_ca
+serve under_narrow ec_bad under_narrow narrow_ca
+# shellcheck disable=SC2086
+serve long_chain ec_bad chain_leaf $long_chain
+# shellcheck disable=SC2086
+serve hundred_chain ec_server ec_server $hundred
+mv "$work/ec_root.pem" "$work/expired_root.pem" "$dir/"
+
 # The bundle is what real ones are at their worst: text between the blocks, CRLF lines, a block of another kind, and
 # the one root that matters in the middle. The broken one starts with a certificate that is none, which mbedTLS skips
 # and OpenSSL refuses.
