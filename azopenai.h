@@ -1287,6 +1287,9 @@ typedef struct azoi_stream {
     uint16_t port;
     bool in_blocked;  /* the socket itself said "again" and nothing happened since */
     bool out_blocked;
+    unsigned char ahead[2048]; /* read and not yet asked for by mbedTLS */
+    size_t ahead_at;
+    size_t ahead_len;
     unsigned reads;   /* how often the transport may still be read in this call */
     bool at_end;      /* the transport's last word was its end */
     bool ended;       /* the peer's end was seen: never read again */
@@ -1806,6 +1809,15 @@ static void azoi_buf_add(azoi_buf *b, const void *bytes, size_t len) {
 
 static void azoi_buf_str(azoi_buf *b, azo_str text) {
     azoi_buf_add(b, text.ptr, text.len);
+}
+
+/* What does not fit is cut off, so that where it is cut does not depend on the pieces it comes in. */
+static void azoi_buf_collect(azoi_buf *b, azo_str piece) {
+    size_t room = b->max - b->len;
+    azoi_buf_add(b, piece.ptr, piece.len < room ? piece.len : room);
+    if (piece.len > room && b->failed == AZO_OK) {
+        b->failed = AZO_ERR_LIMIT;
+    }
 }
 
 static void azoi_buf_puts(azoi_buf *b, const char *text) {
@@ -4928,15 +4940,30 @@ enum { AZOI_READS = 64 };
 static int azoi_bio_recv(void *user_data, unsigned char *buf, size_t cap) {
     azoi_stream *s = (azoi_stream *)user_data;
     const azo_transport *t = &s->net->transport;
-    cap = cap < INT_MAX ? cap : INT_MAX;
-    if (s->reads == 0) {
-        return MBEDTLS_ERR_SSL_WANT_READ;
+    /* mbedTLS wants a record's five bytes first, then the rest: one read for both takes a fifth off a stream's time. */
+    bool ahead = s->tls != NULL && cap < sizeof s->ahead;
+    if (s->ahead_len == 0) {
+        unsigned char *to = ahead ? s->ahead : buf;
+        size_t room = ahead ? sizeof s->ahead : cap < INT_MAX ? cap : INT_MAX;
+        if (s->reads == 0) {
+            return MBEDTLS_ERR_SSL_WANT_READ;
+        }
+        s->reads--;
+        errno = 0;
+        ptrdiff_t got = t->recv(s->conn, to, room, t->user_data);
+        s->at_end = got == 0;
+        int answer = azoi_bio_answer(s, got, room, &s->in_blocked, MBEDTLS_ERR_SSL_WANT_READ);
+        if (answer <= 0 || !ahead) {
+            return answer;
+        }
+        s->ahead_at = 0;
+        s->ahead_len = (size_t)answer;
     }
-    s->reads--;
-    errno = 0;
-    ptrdiff_t got = t->recv(s->conn, buf, cap, t->user_data);
-    s->at_end = got == 0;
-    return azoi_bio_answer(s, got, cap, &s->in_blocked, MBEDTLS_ERR_SSL_WANT_READ);
+    size_t take = cap < s->ahead_len ? cap : s->ahead_len;
+    memcpy(buf, s->ahead + s->ahead_at, take);
+    s->ahead_at += take;
+    s->ahead_len -= take;
+    return (int)take;
 }
 
 static int azoi_bio_send(void *user_data, const unsigned char *buf, size_t len) {
@@ -6363,7 +6390,7 @@ static azo_result azoi_job_collect(azo_request *job, azo_str *piece) {
                job->head.length <= job->body.max) {
         (void)azoi_buf_reserve(&job->body, (size_t)job->head.length); /* one allocation for the usual answer */
     }
-    azoi_buf_add(&job->body, piece->ptr, take);
+    azoi_buf_collect(&job->body, azoi_view(piece->ptr, take));
     *piece = azoi_skip(*piece, piece->len);
     return azoi_buf_failed(&job->body, &job->error, "The answer (max_response_bytes)");
 }
@@ -6954,7 +6981,7 @@ static void azoi_slot_release(azoi_slot *slot, azo_result result) {
     while (!azoi_list_empty(&slot->waiting)) {
         azo_request *job = AZOI_OF(slot->waiting.next, azo_request, waiting);
         azoi_wait_leave(job);
-        if (result == AZO_OK) {
+        if (result == AZO_OK || job->cancelled) {
             azoi_job_wake(job);
         } else {
             job->error = slot->error;
@@ -9480,7 +9507,7 @@ static azoi_stream_mode azoi_stream_decide(azo_str *piece) {
 }
 
 static azo_result azoi_stream_collect(azo_request *job, azo_str *piece) {
-    azoi_buf_str(&job->body, *piece);
+    azoi_buf_collect(&job->body, *piece);
     *piece = azoi_skip(*piece, piece->len);
     return azoi_buf_failed(&job->body, &job->error, "The answer (max_response_bytes)");
 }

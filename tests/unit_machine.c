@@ -1138,6 +1138,30 @@ static void test_wrong_end_and_close_with_live_requests(void **state) {
     world_close(&w);
 }
 
+static void test_body_over_its_limit(void **state) {
+    (void)state;
+    for (size_t piece = 0; piece < 60; piece += 7) { /* 0: all at once */
+        world w;
+        azo_chat_reply reply;
+        azo_chat_desc desc;
+        azo_message message = azo_user("Hi");
+        azo_error e;
+        world_open(&w);
+        w.desc.max_response_bytes = 50;
+        world_start(&w);
+        push(&w, 1, "HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n"
+                    "{\"abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyzabcdef}");
+        w.net.recv_limit = piece;
+        memset(&desc, 0, sizeof desc);
+        desc.messages = &message;
+        desc.message_count = 1;
+        assert_int_equal(azo_chat(w.client, &desc, &reply, &e), AZO_ERR_LIMIT);
+        assert_int_equal(reply.http.body.len, 50);
+        azo_chat_reply_free(&reply);
+        world_close(&w);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_first_of_three_cancelled),
@@ -1167,6 +1191,7 @@ int main(void) {
         cmocka_unit_test(test_interrupted),
         cmocka_unit_test(test_blocking_and_stepped_are_equal),
         cmocka_unit_test(test_wrong_end_and_close_with_live_requests),
+        cmocka_unit_test(test_body_over_its_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
