@@ -3187,11 +3187,11 @@ static azo_str azoi_header(azo_str headers, const char *name) {
 /* ---- response heads ---- */
 
 static size_t azoi_head_size(azo_str bytes, size_t from) {
-    size_t i;
-    for (i = from > 3 ? from - 3 : 0; i < bytes.len; i++) {
-        size_t next = i + 1 < bytes.len && bytes.ptr[i + 1] == '\r' ? i + 2 : i + 1;
-        if (bytes.ptr[i] == '\n' && next < bytes.len && bytes.ptr[next] == '\n') {
-            return next + 1;
+    size_t i = from > 3 ? from - 3 : 0;
+    while ((i += azoi_find(azoi_skip(bytes, i), '\n')) < bytes.len) {
+        i += i + 1 < bytes.len && bytes.ptr[i + 1] == '\r' ? 2 : 1;
+        if (i < bytes.len && bytes.ptr[i] == '\n') {
+            return i + 1;
         }
     }
     return 0;
@@ -6383,7 +6383,7 @@ static azo_result azoi_job_feed_head(azo_request *job, azo_str *in) {
 static azo_result azoi_job_collect(azo_request *job, azo_str *piece) {
     size_t take = piece->len;
     if (!azoi_job_is_success(job) || job->spec.cut_body) {
-        size_t most = job->body.max < AZOI_REFUSAL_BYTES ? job->body.max : AZOI_REFUSAL_BYTES;
+        size_t most = job->body.max < AZOI_REFUSAL_BYTES ? job->body.max : (size_t)AZOI_REFUSAL_BYTES;
         size_t room = job->body.len < most ? most - job->body.len : 0;
         take = take < room ? take : room;
     } else if (job->body.cap == 0 && job->head.framing == AZOI_FRAMING_LENGTH && job->head.length < 1024 * 1024 &&
@@ -7951,10 +7951,10 @@ AZO_API azo_str azo_http_header(const azo_http *http, const char *name) {
 static void azoi_owned_headers(azoi_owned *o, azo_str headers, azo_http *http) {
     enum { REGION, APIM_ID, ID, LEFT_REQUESTS, LEFT_TOKENS, MOST_REQUESTS, MOST_TOKENS, WAIT_REQUESTS, WAIT_TOKENS,
            WAIT_TOKENS_TOO, COUNT };
-    static const char *const names[COUNT] = {
-        "x-ms-region", "apim-request-id", "x-request-id", "x-ratelimit-remaining-requests",
-        "x-ratelimit-remaining-tokens", "x-ratelimit-limit-requests", "x-ratelimit-limit-tokens",
-        "x-ratelimit-reset-requests", "x-ratelimit-reset-tokens", "x-rate-limit-reset-tokens"};
+    static const azo_str names[COUNT] = {
+        {"x-ms-region", 11}, {"apim-request-id", 15}, {"x-request-id", 12}, {"x-ratelimit-remaining-requests", 30},
+        {"x-ratelimit-remaining-tokens", 28}, {"x-ratelimit-limit-requests", 26}, {"x-ratelimit-limit-tokens", 24},
+        {"x-ratelimit-reset-requests", 26}, {"x-ratelimit-reset-tokens", 24}, {"x-rate-limit-reset-tokens", 25}};
     azo_str found[COUNT];
     azo_str name;
     azo_str value;
@@ -7965,7 +7965,7 @@ static void azoi_owned_headers(azoi_owned *o, azo_str headers, azo_http *http) {
     while (azoi_header_next(&rest, &name, &value)) {
         twin[(size_t)(value.ptr - twin) + value.len] = '\0';
         for (size_t i = 0; i < COUNT; i++) {
-            found[i] = found[i].ptr == NULL && azoi_equal_ci(name, names[i]) ? value : found[i];
+            found[i] = found[i].ptr == NULL && azoi_same_ci(name, names[i]) ? value : found[i];
         }
     }
     http->region = found[REGION];
@@ -9417,12 +9417,14 @@ static azo_result azoi_walk_prompt_filters(azoi_walk *w, azo_str filters) {
     azo_str rest = azoi_is(filters, '[') ? filters : azoi_view(NULL, 0);
     azo_str value;
     azo_str results;
+    bool kept = false;
     azo_result r = AZO_OK;
     while (r == AZO_OK && azoi_json_step(&rest, NULL, &value)) {
         if (azoi_json_find(value, "content_filter_results", &results) && azoi_is(results, '{') && !azoi_walk_taken(w)) {
             azoi_buf_str(w->texts, results);
-            r = azoi_span_set(w->job, &w->chat->prompt_filter, filters);
+            r = kept ? AZO_OK : azoi_span_set(w->job, &w->chat->prompt_filter, filters);
             r = r == AZO_OK ? azoi_walk_event(w, AZO_EVENT_FILTER, -1) : r;
+            kept = true;
         }
     }
     return r;
@@ -9699,24 +9701,24 @@ static void azoi_chat_reply_choices(const azoi_chat *chat, const azoi_buf *messa
     }
 }
 
-/* usage.name, or usage.name.detail; -1 where the service did not say. */
-static int64_t azoi_usage_count(azo_str usage, const char *name, const char *detail) {
-    azo_str value;
-    bool found = azoi_json_find(usage, name, &value) && (detail == NULL || azoi_json_find(value, detail, &value));
-    return found ? azoi_count_of(value, -1) : -1;
-}
-
 static void azoi_chat_reply_rest(const azoi_chat *chat, azoi_owned *o, azo_chat_reply *reply) {
+    static const azo_str names[] = {{"prompt_tokens", 13}, {"completion_tokens", 17}, {"prompt_tokens_details", 21},
+                                    {"completion_tokens_details", 25}};
     const azoi_buf *arena = &chat->arena;
+    azo_str v[4];
+    azo_str count;
     azo_str usage = azoi_owned_put(o, azoi_span_view(arena, &chat->usage));
     reply->id = azoi_owned_put(o, azoi_span_view(arena, &chat->id));
     reply->model = azoi_owned_put(o, azoi_span_view(arena, &chat->model));
     reply->prompt_filter_json = azoi_owned_put(o, azoi_span_view(arena, &chat->prompt_filter));
     reply->usage_json = usage;
-    reply->prompt_tokens = azoi_usage_count(usage, "prompt_tokens", NULL);
-    reply->cached_tokens = azoi_usage_count(usage, "prompt_tokens_details", "cached_tokens");
-    reply->completion_tokens = azoi_usage_count(usage, "completion_tokens", NULL);
-    reply->reasoning_tokens = azoi_usage_count(usage, "completion_tokens_details", "reasoning_tokens");
+    azoi_pick(usage, names, 4, v);
+    reply->prompt_tokens = azoi_count_of(v[0], -1);
+    reply->completion_tokens = azoi_count_of(v[1], -1);
+    (void)azoi_json_find(v[2], "cached_tokens", &count);
+    reply->cached_tokens = azoi_count_of(count, -1);
+    (void)azoi_json_find(v[3], "reasoning_tokens", &count);
+    reply->reasoning_tokens = azoi_count_of(count, -1);
 }
 
 /* Puts all that came into a block of its own; also what came before a failure. The client may be closed. */

@@ -48,8 +48,7 @@ report() {
         printf 'FAILED  %-28s %4d passed, %d failed  (%d s, exit status %d%s)\n' "$1" "$ok" "$not_ok" "$4" "$3" "$note"
         grep -v '^[[:space:]]*ok ' "$2" | tail -n 60 | sed 's/^/    | /'
     fi
-    # What a test says of itself: cmocka's own remarks apart.
-    grep '^[[:space:]]*# ' "$2" | grep -v '# \(not \)\{0,1\}ok - ' | sed 's/^[[:space:]]*/    /'
+    grep '^[[:space:]]*# skip' "$2" | sed 's/^[[:space:]]*/    /'
 }
 
 # run_one PROGRAM|SCRIPT: runs it and leaves its counts beside its log.

@@ -91,16 +91,16 @@ struct script_conn {
     script_peer_entry *peer;
     bool open;
     bool connected;
-    size_t ordinal;    /* of all connections, from 1 on */
-    int64_t ready_at;  /* when it was connected */
-    size_t served;     /* requests */
-    bool fresh;        /* the current request is its first, and began as soon as it was connected */
-    size_t taken;      /* bytes in, of all answers */
-    size_t answered;   /* bytes in, of the current answer */
-    size_t given;      /* bytes out */
+    size_t ordinal;   /* of all connections, from 1 on */
+    int64_t ready_at; /* when it was connected */
+    size_t served;    /* requests */
+    bool fresh;       /* the current request is its first, and began as soon as it was connected */
+    size_t taken;     /* bytes in, of all answers */
+    size_t answered;  /* bytes in, of the current answer */
+    size_t given;     /* bytes out */
     bool struck;
     bool hurt;
-    int64_t in_gate;   /* nothing comes in before */
+    int64_t in_gate; /* nothing comes in before */
     int64_t out_gate;
     int64_t connect_at;
     int fd;
@@ -199,7 +199,7 @@ static void script_strike(script_conn *c, script_way way, size_t passed) {
         cut->hit_at = c->world->now;
         cut->hit_answer = way == SCRIPT_IN ? c->answered : 0;
         cut->hit_idle = way == SCRIPT_OUT && c->request_len == 0 ? c->served > 0 || c->world->now > c->ready_at
-                                                                  : !begun || !c->fresh;
+                                                                 : !begun || !c->fresh;
     }
     if (cut->how == SCRIPT_PAUSE) {
         *(way == SCRIPT_IN ? &c->in_gate : &c->out_gate) = c->world->now + 1;
