@@ -2796,10 +2796,15 @@ static void azoi_json_quote(azoi_buf *b, azo_str text) {
 
 /* From its opening quote to its closing one. */
 static const char *azoi_json_string_end(const char *at) {
-    for (at++; *at != '"'; at++) {
-        at += *at == '\\' ? 1 : 0;
+    for (;;) {
+        do {
+            at++;
+        } while (*at != '"' && *at != '\\');
+        if (*at == '"') {
+            return at;
+        }
+        at++; /* what is escaped */
     }
-    return at;
 }
 
 static const char *azoi_json_value_end(const char *at) {
