@@ -48,6 +48,7 @@ help:
 	@echo 'make valgrind        the same under valgrind'
 	@echo 'make cover           lines and branches of the header that no test reaches (needs gcovr)'
 	@echo 'make test-official   the official npm packages against the bundled service (needs npm)'
+	@echo 'make bench           ratios to libcurl and to a bare mbedTLS program (BENCH=quick or full; see tests/bench)'
 	@echo 'make compile-check   the header under every compiler, standard and switch, without a warning'
 	@echo 'make install         header and pkg-config file (PREFIX=$(PREFIX), DESTDIR=)'
 	@echo 'make clean           removes build/'
@@ -127,6 +128,10 @@ test-official: all $(BUILD)/fake_service $(CERTS)/.complete
 compile-check:
 	@mkdir -p $(BUILD)
 	@AZO_TEST_BUILD=$(BUILD) tests/compile_check.sh
+
+# ---- Measuring
+
+include tests/bench/bench.mk
 
 # ---- Installing
 

@@ -1,0 +1,137 @@
+/* main.c - the program round each client: arguments, measuring, printing. */
+#ifndef _XOPEN_SOURCE
+#define _XOPEN_SOURCE 700
+#endif
+
+#include "bench.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+typedef struct reading {
+    double wall_us;
+    double cpu_us;
+    double rss_kb; /* the most so far */
+    bench_heap heap;
+} reading;
+
+enum { MAX_DELAYS = 100000 };
+
+static reading at_start;
+static double delays_us[MAX_DELAYS];
+static size_t delay_count;
+
+void bench_require(bool ok, const char *what) {
+    if (!ok) {
+        fprintf(stderr, "bench: failed: %s\n", what);
+        exit(1);
+    }
+}
+
+void bench_url(char out[BENCH_URL_SIZE], const char *address, const char *path) {
+    int len = snprintf(out, BENCH_URL_SIZE, "https://%s%s", address, path);
+    bench_require(len > 0 && len < BENCH_URL_SIZE, "the address is too long");
+}
+
+void bench_stream_url(char out[BENCH_URL_SIZE], const bench *b, bench_stream s) {
+    char path[96];
+    (void)snprintf(path, sizeof path, "/%ld/%ld/%ld", s.events, s.together, s.gap_us);
+    bench_url(out, b->address, path);
+}
+
+static int64_t now_ns(void) {
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static double microseconds(struct timeval t) {
+    return (double)t.tv_sec * 1e6 + (double)t.tv_usec;
+}
+
+static reading read_all(void) {
+    struct rusage usage;
+    reading r;
+    (void)getrusage(RUSAGE_SELF, &usage);
+    r.wall_us = (double)now_ns() / 1e3;
+    r.cpu_us = microseconds(usage.ru_utime) + microseconds(usage.ru_stime);
+    r.rss_kb = (double)usage.ru_maxrss;
+    r.heap = bench_heap_now();
+    return r;
+}
+
+void bench_start(void) {
+    at_start = read_all();
+}
+
+void bench_stop(long units) {
+    reading end = read_all();
+    double n = (double)units;
+    printf("wall_us %.2f\n", (end.wall_us - at_start.wall_us) / n);
+    printf("cpu_us %.2f\n", (end.cpu_us - at_start.cpu_us) / n);
+    printf("rss_kb %.2f\n", (end.rss_kb - at_start.rss_kb) / n);
+    if (end.heap.counted) {
+        printf("heap_calls %.2f\n", (double)(end.heap.calls - at_start.heap.calls) / n);
+    }
+}
+
+void bench_delay(const char *text, size_t len) {
+    int64_t now = now_ns();
+    char digits[32];
+    char *end;
+    long long written;
+    if (len == 0 || len >= sizeof digits || delay_count == MAX_DELAYS) {
+        return;
+    }
+    memcpy(digits, text, len);
+    digits[len] = '\0';
+    written = strtoll(digits, &end, 10);
+    if (*end == '\0') {
+        delays_us[delay_count++] = (double)(now - written) / 1e3;
+    }
+}
+
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a;
+    double y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+void bench_delays_print(void) {
+    bench_require(delay_count > 0, "no event carried the time");
+    qsort(delays_us, delay_count, sizeof *delays_us, by_size);
+    printf("delay_us %.2f\n", delays_us[delay_count / 2]);
+}
+
+int main(int argc, char **argv) {
+    const bench_mode *mode = bench_modes;
+    bench b;
+    bench_heap heap;
+    b.entra = getenv("BENCH_ENTRA");
+    b.ca_file = getenv("BENCH_CA");
+    if (argc != 4 || b.ca_file == NULL) {
+        fprintf(stderr, "usage: BENCH_CA=FILE [BENCH_ENTRA=HOST:PORT] %s MODE HOST:PORT COUNT\nmodes:", argv[0]);
+        for (; mode->name != NULL; mode++) {
+            fprintf(stderr, " %s", mode->name);
+        }
+        fputc('\n', stderr);
+        return 2;
+    }
+    b.address = argv[2];
+    b.count = strtol(argv[3], NULL, 10);
+    bench_require(b.count > 0, "COUNT is not a number");
+    while (mode->name != NULL && strcmp(mode->name, argv[1]) != 0) {
+        mode++;
+    }
+    bench_require(mode->name != NULL, "there is no such mode");
+    mode->run(&b);
+    heap = bench_heap_now();
+    if (heap.counted) {
+        printf("heap_peak_kb %.1f\n", (double)heap.peak / 1024);
+    }
+    return 0;
+}
