@@ -7517,9 +7517,13 @@ static azo_result azoi_provider_end(azoi_slot *slot, azo_result r, const azo_tok
 static azo_result azoi_provider_ask(azoi_slot *slot) {
     azo_token_answer answer;
     bool waits = false;
+    bool fresh = slot->room.data == NULL;
     azoi_error_clear(&slot->error);
     azo_result r = azoi_buf_reserve(&slot->room, AZO_MAX_TOKEN_BYTES) ? AZO_OK : azoi_memory(&slot->error);
     if (r == AZO_OK) { /* always, once it has been asked: the room is kept while it waits */
+        if (fresh) {
+            memset(slot->room.data, 0, slot->room.cap); /* it may say that it wrote more than it did */
+        }
         r = azoi_provider_call(slot, &answer, false);
         waits = r == AZO_PENDING;
         r = waits ? azoi_provider_wait(slot, &answer) : azoi_provider_end(slot, r, &answer);
