@@ -2583,8 +2583,8 @@ static bool azoi_tokens_reserve(azoi_tokens *t, size_t count) {
 
 enum { AZOI_MAX_TOKENS = 1024 }; /* what says something in a few words has some sixty */
 
-/* Objects and arrays only: jsmn takes a number alone for an unfinished one. The views in `out` live as long as `text`
- * and until the next parse into `t`. */
+/* No lone number or word: jsmn takes it for an unfinished one. The views in `out` live as long as `text` and until the
+ * next parse into `t`. */
 static azo_result azoi_json_parse(azoi_tokens *t, azo_str text, azoi_json *out, azo_error *e) {
     azoi_jsmn_parser parser;
     size_t offset = 0;
