@@ -35,7 +35,7 @@ TEST_PROGRAMS = $(TESTS:%=$(BUILD)/tests/%)
 CERTS = build/certs
 RUN_TESTS = AZO_TEST_CERTS=$(CERTS) AZO_TEST_BUILD=$(BUILD) tests/run.sh
 
-.PHONY: all help demo test test-programs asan valgrind cover soak test-official compile-check install clean force
+.PHONY: all help demo test test-programs asan valgrind cover soak fuzz test-official compile-check install clean force
 .DELETE_ON_ERROR:
 
 all: $(EXAMPLE_PROGRAMS)
@@ -47,6 +47,7 @@ help:
 	@echo 'make asan            the same under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make valgrind        the same under valgrind'
 	@echo 'make soak            a million mixed requests with faults (AZO_TEST_SEED=n: others)'
+	@echo 'make fuzz            each fuzz target for a minute (FUZZ_SECONDS=n, FUZZ=targets; needs clang)'
 	@echo 'make cover           lines and branches of the header that no test reaches (needs gcovr)'
 	@echo 'make test-official   the official npm packages against the bundled service (needs npm)'
 	@echo 'make bench           ratios to libcurl and to a bare mbedTLS program (BENCH=quick or full; see tests/bench)'
@@ -126,6 +127,11 @@ valgrind:
 # A hundred times as many requests as in `make test`; AZO_TEST_SEED makes it another run.
 soak: $(BUILD)/fake_service $(BUILD)/tests/torture_soak $(CERTS)/.complete
 	@AZO_TEST_SOAK=$${AZO_TEST_SOAK:-100} AZO_TEST_SECONDS=36000 $(RUN_TESTS) $(BUILD)/tests/torture_soak
+
+# Needs clang with libFuzzer. FUZZ=targets: only those of tests/fuzz/seeds.
+FUZZ_SECONDS = 60
+fuzz:
+	@AZO_TEST_BUILD=$(BUILD) tests/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ)
 
 # Which lines and branches of the header no test reaches, and whether the reasons for that still hold.
 cover:
