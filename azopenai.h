@@ -5529,11 +5529,11 @@ static void azoi_conn_rest(azoi_conn *conn) {
 }
 
 static void azoi_conn_advance_drain(azoi_conn *conn) {
-    char bytes[AZOI_DRAIN_BYTES];
-    ptrdiff_t got = azoi_stream_read(&conn->stream, bytes, sizeof bytes);
+    azoi_buf *input = &conn->client->input; /* its job has read into it, so it is there */
+    ptrdiff_t got = azoi_stream_read(&conn->stream, input->data, AZOI_DRAIN_BYTES);
     azo_result r = AZO_PENDING;
     if (got > 0) {
-        azo_str in = azoi_view(bytes, (size_t)got);
+        azo_str in = azoi_view(input->data, (size_t)got);
         while (r == AZO_PENDING && in.len > 0) {
             azo_str piece;
             r = azoi_body_feed(&conn->drain, &in, &piece, NULL);
