@@ -1786,7 +1786,7 @@ static bool azoi_buf_reserve(azoi_buf *b, size_t more) {
     if (b->failed != AZO_OK) {
         return false;
     }
-    if (b->len > b->max || more > b->max - b->len || b->len + more == SIZE_MAX) {
+    if (more > b->max - b->len || b->len + more == SIZE_MAX) {
         b->failed = AZO_ERR_LIMIT;
         return false;
     }
@@ -2549,9 +2549,10 @@ static void azoi_print_double(azoi_buf *b, double value) {
     char text[64];
     double back = 0;
     size_t len = 0;
-    int digits;
-    for (digits = 15; digits <= 17; digits++) {
+    int digits = 14;
+    do { /* 17 always suffice */
         size_t i;
+        digits++;
         snprintf(text, sizeof text, "%.*g", digits, value);
         len = 0;
         for (i = 0; text[i] != '\0'; i++) {
@@ -2561,22 +2562,18 @@ static void azoi_print_double(azoi_buf *b, double value) {
                 len++;
             }
         }
-        if (azoi_parse_double(azoi_view(text, len), &back) && back >= value && back <= value) {
-            break;
-        }
-    }
+    } while (digits < 17 && !(azoi_parse_double(azoi_view(text, len), &back) && back >= value && back <= value));
     azoi_buf_add(b, text, len);
 }
 
 /* ---- tokens ---- */
 
 static bool azoi_tokens_reserve(azoi_tokens *t, size_t count) {
-    size_t size;
     if (count <= t->cap) {
         return true;
     }
     azoi_free(t->allocator, t->data, t->cap * sizeof *t->data);
-    t->data = azoi_product(count, sizeof *t->data, &size) ? (azoi_jsmn_tok *)azoi_alloc(t->allocator, size) : NULL;
+    t->data = (azoi_jsmn_tok *)azoi_alloc(t->allocator, count * sizeof *t->data); /* count is capped */
     t->cap = t->data == NULL ? 0 : count;
     return t->data != NULL;
 }
@@ -3038,7 +3035,7 @@ static azo_str azoi_host_header(azo_str host, uint16_t port, bool secure, char *
         snprintf(suffix, sizeof suffix, ":%u", (unsigned)port);
     }
     len = snprintf(buf, cap, brackets ? "[%.*s]%s" : "%.*s%s", (int)host.len, host.ptr, suffix);
-    return len < 0 || (size_t)len >= cap ? azoi_view(NULL, 0) : azoi_view(buf, (size_t)len);
+    return (size_t)len < cap ? azoi_view(buf, (size_t)len) : azoi_view(NULL, 0); /* a negative one is too large, too */
 }
 
 /* ---- URLs: errors quote nothing of them, since a proxy's URL may hold a password ---- */
@@ -3315,7 +3312,7 @@ static bool azoi_chunk_char(azoi_body *b, char c) {
         b->left = b->left << 4 | (uint64_t)digit;
         return fits;
     }
-    if (b->column == 1 || b->state == AZOI_CHUNK_DATA_END) { /* a size begins with a digit */
+    if (b->column == 1) { /* a size begins with a digit, and behind data stands nothing but the line end */
         return false;
     }
     b->state = c == ' ' || c == '\t' ? AZOI_CHUNK_PAD : AZOI_CHUNK_EXT;
@@ -3790,9 +3787,6 @@ enum { AZOI_MAX_PLACES = 65535 };
 
 static bool azoi_places_grow(azoi_pump *p) {
     size_t cap = p->place_cap == 0 ? 16 : p->place_cap * 2;
-    if (p->place_cap > AZOI_MAX_PLACES) {
-        return false;
-    }
     void *grown = azoi_resize(p->allocator, p->places, p->place_cap * sizeof *p->places, cap * sizeof *p->places);
     if (grown == NULL) {
         return false;
@@ -4602,7 +4596,7 @@ static azo_result azoi_tls_bad_certificate(azoi_stream *s, int ret, uint32_t fla
          "rests on a weak or unusual key or hash", "Have one issued with RSA of 2048 bits or P-256, and SHA-256"},
         {UINT32_MAX, "was refused", "Look the flags up: MBEDTLS_X509_BADCERT_x in mbedtls/x509.h"}};
     size_t i = flags == 0 ? 0 : 1;
-    while (flags != 0 && (rows[i].flags & flags) == 0 && rows[i].flags != UINT32_MAX) {
+    while (flags != 0 && (rows[i].flags & flags) == 0) {
         i++;
     }
     azoi_log(s->net, AZO_LOG_WARN, "* certificate of %s refused, flags 0x%x", s->host, (unsigned)flags);
@@ -5141,12 +5135,12 @@ static ptrdiff_t azoi_stream_write(azoi_stream *s, const void *buf, size_t len) 
 
 static size_t azoi_stream_watch(azoi_stream *s, unsigned want, azo_watch *out, size_t cap, int32_t *timeout_ms) {
     const azo_transport *t = &s->net->transport;
-    return s->conn == NULL ? 0 : t->watch(s->conn, want, out, cap, timeout_ms, t->user_data);
+    return t->watch(s->conn, want, out, cap, timeout_ms, t->user_data);
 }
 
 static void azoi_stream_close(azoi_stream *s) {
     if (s->tls != NULL) {
-        if (!s->broken && s->conn != NULL) {
+        if (!s->broken) {
             (void)mbedtls_ssl_close_notify(s->tls); /* once, whatever it says: the peer is not waited for */
         }
         mbedtls_ssl_free(s->tls);
@@ -5583,7 +5577,9 @@ static void azoi_conn_turn(azoi_node *node) {
     azo_client *c = conn->client;
     uint32_t id = conn->source.id;
     azoi_conn_advance(node);
-    if (azoi_source_find(&c->pump, id) == NULL || azoi_source_sync(&c->pump, &conn->source)) {
+    /* While a job drives it, its wishes are the job's to tell. */
+    if (azoi_source_find(&c->pump, id) == NULL || conn->state == AZOI_CONN_BUSY ||
+        azoi_source_sync(&c->pump, &conn->source)) {
         return;
     }
     (void)azoi_fail(conn->stream.error, AZO_ERR_MEMORY, "The event loop could not watch a connection to %s. Look at "
@@ -6523,7 +6519,7 @@ static azo_result azoi_job_receive(azo_request *job) {
         }
         ptrdiff_t got = azoi_stream_read(&job->conn->stream, c->input.data, AZOI_READ_SIZE);
         if (got == AZO_IO_AGAIN) {
-            if (!job->conn->stream.in_blocked && !job->conn->stream.out_blocked) {
+            if (!job->conn->stream.in_blocked && job->conn->stream.reads == 0) {
                 azoi_job_wake(job);
             }
             return AZO_PENDING;
@@ -7809,6 +7805,8 @@ static azo_result azoi_auth_challenge(azo_request *job) {
         slot->hold_until = 0;
         slot->usable = false;
         azoi_log(&job->client->net, AZO_LOG_INFO, "* the token was refused; asking for another");
+    } else if (slot->fetching) {
+        job->fetch_wanted = slot->fetches; /* a renewal that runs already */
     }
     job->refetched = true;
     return AZO_OK;
@@ -7932,7 +7930,7 @@ static int32_t azoi_limit_wait(azo_str text) {
         azo_str unit = azoi_view(text.ptr + digits, strspn(text.ptr + digits, "hms"));
         double value;
         if (!azoi_parse_double(azoi_view(text.ptr, digits), &value) ||
-            (!azoi_one_of(unit, "ms|s|m|h") && (unit.len > 0 || digits < text.len))) {
+            (!azoi_one_of(unit, "ms|s|m|h") && digits < text.len)) {
             return -1;
         }
         bool minutes = azoi_equal(unit, "m");
@@ -8094,7 +8092,7 @@ typedef struct azoi_draft {
 
 static azo_str azoi_draft_view(const azoi_draft *d, azoi_span span) {
     const azoi_buf *b = &d->client->scratch;
-    return span.at + span.len <= b->len && b->data != NULL ? azoi_view(b->data + span.at, span.len) : azoi_view("", 0);
+    return b->data != NULL ? azoi_view(b->data + span.at, span.len) : azoi_view("", 0);
 }
 
 /* Of a view into the scratch buffer. */
@@ -8198,7 +8196,7 @@ static azo_result azoi_endpoint_parse(azoi_draft *d, azo_str text) {
     if (url.userinfo.len > 0 || (!url.secure && !azoi_is_loopback(url.host))) {
         return azoi_fail(d->error, AZO_ERR_ARGUMENT, "The endpoint on %.*s would show a credential to others (error "
                          "%d). Use https:// without a user name; http:// is for loopback addresses.",
-                         (int)(url.host.len < 200 ? url.host.len : 200), url.host.ptr, (int)AZO_ERR_ARGUMENT);
+                         (int)url.host.len, url.host.ptr, (int)AZO_ERR_ARGUMENT);
     }
     d->secure = url.secure;
     d->port = url.port;
@@ -8352,10 +8350,6 @@ static void azoi_spec_limits(const azo_client *c, const azo_call *call, azoi_job
 static azo_result azoi_draft_send(azoi_draft *d, azoi_job_spec *spec, azo_request **out) {
     azo_client *c = d->client;
     azo_request *job;
-    azo_result r = azoi_buf_failed(&c->scratch, d->error, "The request");
-    if (r != AZO_OK) {
-        return r;
-    }
     azoi_spec_limits(c, d->call, spec);
     spec->origin.host = azoi_draft_view(d, d->host);
     spec->origin.port = d->port;
@@ -8366,7 +8360,7 @@ static azo_result azoi_draft_send(azoi_draft *d, azoi_job_spec *spec, azo_reques
     if (d->body.len > 0) {
         spec->body = azoi_draft_view(d, d->body);
     }
-    r = azoi_job_new(c, spec, &job, d->error);
+    azo_result r = azoi_job_new(c, spec, &job, d->error);
     if (r != AZO_OK) {
         return r;
     }
@@ -8637,7 +8631,7 @@ static void azoi_refusal_name(const azoi_refusal *r, char name, char *out, size_
         azoi_clean(out, cap, azoi_view(job->spec.target.ptr, azoi_find(job->spec.target, '?')));
         break;
     case 's':
-        azoi_clean(out, cap, job->slot != NULL ? azoi_buf_view(&job->slot->scope) : azo_s(""));
+        azoi_clean(out, cap, azoi_buf_view(&job->slot->scope)); /* only said of tokens */
         break;
     case 'u':
         snprintf(out, cap, azoi_matches(azo_s(r->policy), "call|request", true) ? "requests" : "tokens");
@@ -9028,7 +9022,7 @@ static azoi_writer azoi_write_open(azoi_draft *d, const char *extra_json) {
 static azo_result azoi_write_close(azoi_writer *w, azoi_draft *d) {
     if (w->extra.len > 0) {
         azo_str members = azoi_trim(azoi_view(w->extra.ptr + 1, w->extra.len - 2));
-        if (members.len > 0 && w->out->len > 0 && w->out->data[w->out->len - 1] != '{') {
+        if (members.len > 0) {
             azoi_buf_char(w->out, ',');
         }
         azoi_buf_str(w->out, members);
@@ -9125,19 +9119,18 @@ static azo_result azoi_span_set(azo_request *job, azoi_span *span, azo_str text)
 static azoi_chat_part *azoi_chat_part_at(azo_request *job, int64_t choice, int64_t tool) {
     azoi_chat *chat = (azoi_chat *)job->data;
     size_t i = 0;
-    if (choice < 0 || choice >= AZOI_MAX_INDEX || tool < -1 || tool >= AZOI_MAX_INDEX ||
-        chat->count == AZOI_MAX_PARTS) {
-        (void)azoi_fail(&job->error, AZO_ERR_JSON, "The answer has an impossible index (choice %lld, tool call %lld). "
-                        "Report it to whoever runs the service or the gateway before it.", (long long)choice,
-                        (long long)tool);
-        return NULL;
-    }
     while (i < chat->count && (chat->parts[i].choice < choice ||
                                (chat->parts[i].choice == choice && chat->parts[i].tool < tool))) {
         i++;
     }
     if (i < chat->count && chat->parts[i].choice == choice && chat->parts[i].tool == tool) {
         return &chat->parts[i];
+    }
+    if (choice < 0 || choice >= AZOI_MAX_INDEX || tool >= AZOI_MAX_INDEX || chat->count == AZOI_MAX_PARTS) {
+        (void)azoi_fail(&job->error, AZO_ERR_JSON, "The answer has an impossible index (choice %lld, tool call %lld). "
+                        "Report it to whoever runs the service or the gateway before it.", (long long)choice,
+                        (long long)tool);
+        return NULL;
     }
     if (chat->count == chat->cap) {
         size_t cap = chat->cap == 0 ? 4 : chat->cap * 2; /* the indices are bounded */
@@ -9358,11 +9351,11 @@ static azo_result azoi_walk_tool(azoi_walk *w, azo_str value, int choice, int64_
     if ((v[0].len <= 2 && f[0].len <= 2 && arguments.len <= 2) || azoi_walk_taken(w)) { /* "" is nothing */
         return AZO_OK;
     }
-    int64_t index = azoi_count_of(v[1], position);
-    if (position < 0 && v[1].ptr == NULL) {
-        index = azoi_chat_tool_guess(w->chat, choice, azoi_is(v[0], '"') ? azoi_inside(v[0]) : azoi_view(NULL, 0));
+    if (position < 0) {
+        position = azoi_chat_tool_guess(w->chat, choice, azoi_is(v[0], '"') ? azoi_inside(v[0]) : azoi_view(NULL, 0));
     }
-    azoi_chat_part *tool = azoi_chat_part_at(w->job, choice, index);
+    int64_t index = azoi_count_of(v[1], position);
+    azoi_chat_part *tool = azoi_chat_part_at(w->job, choice, index < 0 ? AZOI_MAX_INDEX : index);
     if (tool == NULL) {
         return w->job->error.code;
     }
@@ -9608,7 +9601,7 @@ static azo_result azoi_chat_last_event(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
     size_t offset;
     azo_result r = AZO_OK;
-    if (!chat->in_event && !chat->ended && azoi_sse_end(&chat->sse)) {
+    if (!chat->ended && azoi_sse_end(&chat->sse)) {
         azo_str data = azoi_buf_view(&chat->sse.data);
         chat->in_event = azoi_is_done_mark(data) || azoi_json_check(data, &offset);
     }
@@ -10393,7 +10386,7 @@ static azo_str azoi_given(const char *text) {
 /* The desc's value, else the first of two variables that is set. */
 static azo_str azoi_setting(const char *text, const char *variable, const char *other) {
     azo_str value = azoi_given(text);
-    if (text == NULL && variable != NULL) {
+    if (text == NULL) {
         value = azoi_env(variable);
     }
     if (value.len == 0 && text == NULL && other != NULL) {
@@ -10455,15 +10448,16 @@ static azo_result azoi_client_set_limits(azo_client *c, const azo_client_desc *d
 static azo_result azoi_client_set_proxy(azo_client *c, const azo_client_desc *desc, azo_error *e) {
     azo_str proxy = azoi_setting(desc->proxy, "HTTPS_PROXY", "https_proxy");
     azoi_buf_str(&c->no_proxy, azoi_setting(desc->no_proxy, "NO_PROXY", "no_proxy"));
-    if (proxy.len == 0) {
-        return azoi_buf_failed(&c->no_proxy, e, "NO_PROXY");
+    azo_result r = azoi_buf_failed(&c->no_proxy, e, "NO_PROXY");
+    if (r != AZO_OK || proxy.len == 0) {
+        return r;
     }
     azoi_url url;
     bool has_scheme = azoi_contains_ci(proxy, "://");
     azoi_buf_clear(&c->scratch);
     azoi_buf_puts(&c->scratch, has_scheme ? "" : "http://");
     azoi_buf_str(&c->scratch, proxy);
-    azo_result r = azoi_buf_failed(&c->scratch, e, "The proxy's URL");
+    r = azoi_buf_failed(&c->scratch, e, "The proxy's URL");
     if (r != AZO_OK) {
         return r;
     }
@@ -10477,8 +10471,9 @@ static azo_result azoi_client_set_proxy(azo_client *c, const azo_client_desc *de
                          "does not speak. Use its http:// port.", (int)url.host.len, url.host.ptr);
     }
     azoi_buf_str(&c->proxy_host, url.host);
+    r = azoi_buf_failed(&c->proxy_host, e, "The proxy's host");
     c->proxy_port = url.port;
-    if (url.userinfo.len > 0) {
+    if (r == AZO_OK && url.userinfo.len > 0) {
         azoi_buf decoded;
         azoi_buf_init(&decoded, &c->allocator, 4096, true);
         azoi_percent_decode(&decoded, url.userinfo);
@@ -10814,14 +10809,8 @@ static azo_result azoi_may_block(azo_client *c, azo_error *err) {
 static void azoi_block(azo_request *job) {
     while (job->state != AZOI_JOB_DONE) {
         azo_client *c = job->client;
-        azo_result r = azo_poll(c, -1);
-        if (job->state == AZOI_JOB_DONE) {
-            return; /* the client may be gone */
-        }
-        if (r != AZO_OK) {
-            (void)azoi_fail(&job->error, r, "Waiting failed (error %d). Free some memory and try again.", (int)r);
-            azoi_job_finish(job, r);
-        } else if (c->interrupted != NULL && c->interrupted(c->interrupt_user_data)) {
+        (void)azo_poll(c, -1); /* azoi_may_block saw to it that it works; afterwards the client may be gone */
+        if (job->state != AZOI_JOB_DONE && c->interrupted != NULL && c->interrupted(c->interrupt_user_data)) {
             azo_request_cancel(job);
         }
     }
