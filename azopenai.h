@@ -1302,6 +1302,7 @@ typedef struct azoi_stream {
     int failed_errno;
     size_t unsent;    /* length of the write that mbedTLS has not finished */
     bool flushed;     /* it has left without mbedTLS saying so */
+    bool owed;        /* a read has left an alert of mbedTLS's unsent, which a write would take for its own record */
     azo_error *error; /* where to explain; NULL: nowhere */
 } azoi_stream;
 
@@ -1375,7 +1376,7 @@ typedef struct azoi_job_ops {
     azoi_job_kind kind;
     /* Before an attempt. PENDING: the job is queued somewhere and will be woken. */
     azo_result (*authorize)(azo_request *job);
-    /* Adds credential header lines to a head. */
+    /* Adds credential header lines to a head. NULL only where nothing is sent. */
     void (*sign)(azo_request *job, azoi_buf *head);
     /* After a whole 401. OK: authorize again and replay. AZO_ERR_UNAUTHORIZED: the 401 stands. */
     azo_result (*challenge)(azo_request *job);
@@ -5094,10 +5095,21 @@ static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
         }
         /* mbedTLS may want to read while the socket has more: only its own "again" counts. */
         if (s->in_blocked || ret == MBEDTLS_ERR_SSL_WANT_WRITE) {
+            s->owed = s->owed || (ret == MBEDTLS_ERR_SSL_WANT_WRITE && (s->unsent == 0 || s->flushed));
             break;
         }
     }
     return AZO_IO_AGAIN;
+}
+
+/* Lets what a read has left unsent go first. 0: nothing is left. */
+static int azoi_tls_settle(azoi_stream *s) {
+    if (!s->owed || s->flushed) {
+        return 0;
+    }
+    int ret = mbedtls_ssl_write(s->tls, (const unsigned char *)"", 0); /* an empty record at most, which is legal */
+    s->owed = ret != 0;
+    return ret;
 }
 
 /* The record of an unfinished write is encrypted already, so its length must stand. When a TLS 1.3 ticket comes in
@@ -5114,9 +5126,12 @@ static ptrdiff_t azoi_stream_write(azoi_stream *s, const void *buf, size_t len) 
     len = s->unsent > 0 && s->unsent < len ? s->unsent : len;
     s->reads = AZOI_READS;
     for (int round = 0; round < MAX_ROUNDS; round++) {
-        ret = s->flushed ? (int)len
-              : s->tls != NULL ? mbedtls_ssl_write(s->tls, bytes, len)
-                               : azoi_bio_send(s, bytes, len);
+        ret = azoi_tls_settle(s);
+        if (ret == 0) {
+            ret = s->flushed ? (int)len
+                  : s->tls != NULL ? mbedtls_ssl_write(s->tls, bytes, len)
+                                   : azoi_bio_send(s, bytes, len);
+        }
         if (ret > 0) {
             s->unsent = 0;
             s->flushed = false;
@@ -5126,7 +5141,7 @@ static ptrdiff_t azoi_stream_write(azoi_stream *s, const void *buf, size_t len) 
             break;
         }
         if (ret == MBEDTLS_ERR_SSL_WANT_WRITE || (ret == MBEDTLS_ERR_SSL_WANT_READ && s->in_blocked)) {
-            s->unsent = len;
+            s->unsent = s->owed ? s->unsent : len;
             return AZO_IO_AGAIN;
         }
     }
@@ -5218,8 +5233,7 @@ static void azoi_conn_happened(azoi_source *source, unsigned events) {
     (void)events; /* a hint: an error may show as either */
     conn->stream.in_blocked = false;
     conn->stream.out_blocked = false;
-    bool driven = conn->state == AZOI_CONN_BUSY && conn->user != NULL;
-    azoi_pump_queue(&conn->client->pump, driven ? conn->user : &conn->node);
+    azoi_pump_queue(&conn->client->pump, conn->state == AZOI_CONN_BUSY ? conn->user : &conn->node);
 }
 
 static size_t azoi_conn_describe(azoi_source *source, azo_watch *out, size_t cap, int32_t *timeout_ms) {
@@ -5297,7 +5311,7 @@ static void azoi_conn_free(azoi_conn *conn) {
 }
 
 static void azoi_conn_fail(azoi_conn *conn, azo_result result) {
-    if (conn->state == AZOI_CONN_TLS && conn->stream.error != NULL) {
+    if (conn->state == AZOI_CONN_TLS) {
         conn->stream.error->stage = AZO_STAGE_TLS; /* the state that says so is lost here */
     }
     azoi_conn_shut(conn);
@@ -5422,9 +5436,7 @@ static void azoi_conn_ready(azoi_conn *conn) {
     azoi_buf_clear(&conn->in);
     conn->state = AZOI_CONN_READY;
     azoi_timer_unset(&conn->client->pump, &conn->timer);
-    if (conn->user != NULL) {
-        azoi_pump_queue(&conn->client->pump, conn->user);
-    }
+    azoi_pump_queue(&conn->client->pump, conn->user);
     azoi_pump_queue(&conn->client->pump, &conn->node); /* and watch for its end, if the job is not ready yet */
 }
 
@@ -5711,7 +5723,7 @@ static void azoi_conn_release(azoi_conn *conn, azoi_release how) {
     azoi_buf_clear(&conn->out);
     azoi_buf_clear(&conn->in);
     conn->out_sent = 0;
-    if (how == AZOI_RELEASE_KILL || conn->state == AZOI_CONN_FAILED) {
+    if (how == AZOI_RELEASE_KILL) {
         azoi_conn_free(conn);
         return;
     }
@@ -5783,11 +5795,10 @@ static azo_stage azoi_job_stage(const azo_request *job) {
     case AZOI_JOB_BODY:
         return AZO_STAGE_BODY;
     case AZOI_JOB_BACKOFF:
-        return AZO_STAGE_WAIT;
-    case AZOI_JOB_DONE:
+    case AZOI_JOB_DONE: /* nobody asks any more */
         break;
     }
-    return AZO_STAGE_SETUP;
+    return AZO_STAGE_WAIT;
 }
 
 static azo_str azoi_request_id(azo_str headers) {
@@ -5845,9 +5856,6 @@ static void azoi_job_free(azo_request *job) {
 
 static void azoi_job_finish(azo_request *job, azo_result result) {
     azo_client *c = job->client;
-    if (job->state == AZOI_JOB_DONE) {
-        return;
-    }
     if (result != AZO_OK) {
         if (job->error.code == AZO_OK) {
             (void)azoi_fail(&job->error, result, "The request failed (error %d). Report this with the log.",
@@ -5979,7 +5987,7 @@ static bool azoi_job_was_stale(const azo_request *job, azo_result result) {
 
 static azo_result azoi_job_failed(azo_request *job, azo_result result) {
     azo_client *c = job->client;
-    if (job->cancelled || job->delivered || job->final) {
+    if (job->delivered || job->final) {
         return result;
     }
     if (azoi_job_was_stale(job, result)) {
@@ -6224,9 +6232,7 @@ static azo_result azoi_job_begin_send(azo_request *job) {
     }
     azoi_buf_str(out, job->spec.headers);
     size_t signature = out->len;
-    if (job->ops->sign != NULL) {
-        job->ops->sign(job, out);
-    }
+    job->ops->sign(job, out);
     azo_result r = azoi_buf_failed(out, &job->error, "The request");
     if (r != AZO_OK) {
         return r;
@@ -6280,7 +6286,7 @@ static azo_result azoi_job_send(azo_request *job) {
 /* The answer that stands is whole (or as whole as it needs to be). */
 static azo_result azoi_job_answered(azo_request *job) {
     bool whole = job->body_whole && job->keep_conn && job->conn->in.len == 0;
-    bool drain = !job->body_whole && job->complete && job->keep_conn;
+    bool drain = !job->body_whole && job->keep_conn;
     job->conn->drain = job->decoder;
     azoi_job_drop_conn(job, whole ? AZOI_RELEASE_REUSE : drain ? AZOI_RELEASE_DRAIN : AZOI_RELEASE_KILL);
     if (azoi_job_is_success(job)) {
@@ -6338,10 +6344,10 @@ static azo_result azoi_job_take_head(azo_request *job) {
         memset(&job->head, 0, sizeof job->head);
         return r;
     }
-    if (job->head.status == 101 || (job->head.status < 200 && ++job->interim > AZOI_MAX_INTERIM)) {
-        return azoi_fail(&job->error, AZO_ERR_HTTP, "The peer sent an interim answer that makes no sense (HTTP %d, "
-                         "number %d). Check what stands between here and the service.", job->head.status,
-                         job->interim);
+    if (job->head.status < 200 && ++job->interim > AZOI_MAX_INTERIM) {
+        return azoi_fail(&job->error, AZO_ERR_HTTP, "The peer sent more than %d interim answers (the last was HTTP "
+                         "%d). Check what stands between here and the service.", (int)AZOI_MAX_INTERIM,
+                         job->head.status);
     }
     azoi_job_log_answer(job);
     if (job->head.status < 200) {
@@ -6485,11 +6491,8 @@ static bool azoi_job_has_answer(const azo_request *job) {
 static azo_result azoi_job_feed_leftovers(azo_request *job) {
     azoi_buf *raw = &job->conn->in;
     azo_str piece = azoi_buf_view(&job->held);
-    azo_result r = AZO_OK;
-    if (!job->complete) {
-        r = job->ops->data(job, &piece);
-        azoi_buf_drop(&job->held, job->held.len - piece.len);
-    }
+    azo_result r = job->ops->data(job, &piece);
+    azoi_buf_drop(&job->held, job->held.len - piece.len);
     if (r != AZO_OK || raw->len == 0) {
         return r;
     }
@@ -6634,7 +6637,7 @@ static void azoi_job_advance(azoi_node *node) {
     job->in_turn = true;
     if (job->cancelled) {
         azoi_job_cancel_now(job);
-    } else if (job->state != AZOI_JOB_DONE) {
+    } else {
         azo_result r = azoi_job_move(job);
         if (job->cancelled) {
             azoi_job_cancel_now(job);
@@ -7438,9 +7441,10 @@ static void azoi_provider_happened(azoi_source *source, unsigned events) {
 
 static size_t azoi_provider_describe(azoi_source *source, azo_watch *out, size_t cap, int32_t *timeout_ms) {
     const azoi_slot *slot = AZOI_OF(source, azoi_slot, source);
+    (void)cap; /* there is room for one */
     (void)timeout_ms;
-    if (slot->provider_fd == -1 || cap == 0) {
-        return slot->provider_fd == -1 ? 0 : 1;
+    if (slot->provider_fd == -1) {
+        return 0;
     }
     out[0].fd = slot->provider_fd;
     out[0].id = source->id;
@@ -7701,9 +7705,8 @@ static azo_result azoi_auth_authorize(azo_request *job) {
 static void azoi_auth_sign(azo_request *job, azoi_buf *head) {
     azo_client *c = job->client;
     if (azoi_identity_is_key(c)) {
-        azoi_header_add(head, c->auth_header.len > 0 ? c->auth_header.data : "api-key",
-                        azoi_buf_view(&c->identity.secret));
-    } else if (job->slot != NULL) {
+        azoi_header_add(head, c->auth_header.data, azoi_buf_view(&c->identity.secret));
+    } else {
         job->generation = job->slot->generation;
         azoi_buf_puts(head, "Authorization: Bearer ");
         azoi_buf_str(head, azoi_buf_view(&job->slot->token));

@@ -358,6 +358,26 @@ static void test_tunnel(void **state) {
     far_close(&f);
 }
 
+/* CONNECT names the port, whichever it is; Host leaves out what "http" implies, as in RFC 9112's own example. */
+static void test_tunnel_to_other_ports(void **state) {
+    static const char *const heads[][2] = {
+        {":80", "CONNECT " SERVICE_HOST ":80 HTTP/1.1\r\nHost: " SERVICE_HOST "\r\n"},
+        {":8443", "CONNECT " SERVICE_HOST ":8443 HTTP/1.1\r\nHost: " SERVICE_HOST ":8443\r\n"},
+        {"", "CONNECT " SERVICE_HOST ":443 HTTP/1.1\r\nHost: " SERVICE_HOST ":443\r\n"},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT(heads); i++) {
+        far_world f;
+        far_open(&f, PROXY_WORKS);
+        world_use_key(&f.w);
+        (void)snprintf(f.w.endpoint, sizeof f.w.endpoint, "https://" SERVICE_HOST "%s", heads[i][0]);
+        world_start(&f.w);
+        expect(&f.w, ask(&f.w, "Hi"), AZO_OK);
+        assert_int_equal(strncmp(f.p.heads.text, heads[i][1], strlen(heads[i][1])), 0);
+        far_close(&f);
+    }
+}
+
 static void test_answer_in_drips(void **state) {
     (void)state;
     far_world f;
@@ -977,6 +997,7 @@ static void test_nginx(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tunnel),
+        cmocka_unit_test(test_tunnel_to_other_ports),
         cmocka_unit_test(test_answer_in_drips),
         cmocka_unit_test(test_password),
         cmocka_unit_test(test_spellings),

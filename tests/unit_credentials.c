@@ -559,6 +559,9 @@ static void test_environment(void **state) {
     assert_string_equal(id->secret.data, " s ");
     assert_string_equal(id->lacks[AZOI_MEMBER_SECRET], "");
     reopen(&w);
+    set_env("AZURE_CLIENT_SECRET", " s\n\n");
+    assert_string_equal(opened(&w, NULL)->secret.data, " s\n");
+    reopen(&w);
 
     set_env("AZURE_CLIENT_ID", CLIENT);
     set_env("AZURE_TENANT_ID", TENANT);
@@ -617,6 +620,29 @@ static void test_desc_identity(void **state) {
     assert_true(id->members[AZOI_MEMBER_SECRET] && !id->members[AZOI_MEMBER_IMDS]);
     reopen(&w);
     world_end(&w);
+}
+
+/* Each field alone says that there is a credential, so a key beside it is one identity too many. */
+static void test_each_field_is_a_credential(void **state) {
+    static const size_t fields[] = {
+        offsetof(azo_credential_desc, tenant_id),         offsetof(azo_credential_desc, client_id),
+        offsetof(azo_credential_desc, client_secret),     offsetof(azo_credential_desc, managed_client_id),
+        offsetof(azo_credential_desc, managed_object_id), offsetof(azo_credential_desc, managed_resource_id)};
+    const char *value = "x";
+    (void)state;
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        world w;
+        azo_client_desc d;
+        world_init(&w);
+        memset(&d, 0, sizeof d);
+        memcpy((char *)&d.credential + fields[i], &value, sizeof value);
+        set_env("AZURE_OPENAI_API_KEY", "key-1");
+        assert_int_equal(opened(&w, &d)->kind, AZOI_IDENTITY_CHAIN);
+        reopen(&w);
+        d.api_key = "key-2";
+        want_no_open(&w, &d, AZO_ERR_ARGUMENT, "gives 2 identities");
+        world_end(&w);
+    }
 }
 
 static void test_selector(void **state) {
@@ -768,6 +794,8 @@ static void test_challenges(void **state) {
         {"Basic realm=\"x, Bearer claims=\\\"no\\\"\", Bearer error=\"insufficient_claims\", claims=\"eA==\"", "eA=="},
         {"Bearer error=\"insufficient_claims\", claims=\"eA==\", Basic realm=\"x\"", "eA=="},
         {"Negotiate abc/+def==, Bearer error=\"insufficient_claims\", claims=\"eA==\"", "eA=="},
+        {"Bearer realm=\"x\", Basic realm=\"y\"", NULL},
+        {"Bearer realm=\"x\", Bearer error=\"insufficient_claims\", claims=\"eA==\"", "eA=="},
         {"PoP error=\"insufficient_claims\", claims=\"eA==\"", NULL},
         {"Bearer error=\"invalid_token\", claims=\"eA==\"", NULL},
         {"Bearer error=\"insufficient_claims\"", NULL},
@@ -826,34 +854,38 @@ static void test_entra_request(void **state) { /* E1 */
 /* Bodies of a 200 and what comes of them. */
 static void test_entra_answers(void **state) {
     static const struct {
+        int status;
         const char *body;
         long refresh_s; /* 0: refused */
         const char *words;
     } rows[] = {
-        {"{\"token_type\":\"bearer\",\"expires_in\":\"3599\",\"access_token\":\"tok.E2\"}", 3299, ""},
-        {"{\"token_type\":\"Bearer\",\"expires_in\":86399,\"refresh_in\":43199,\"access_token\":\"tok.E3\"}", 43199, ""},
-        {"{\"token_type\":\"Bearer\",\"expires_in\":86399,\"refresh_in\":\"100\",\"access_token\":\"tok.E3\"}", 100, ""},
-        {"{\"expires_in\":3599,\"access_token\":\"tok.E3\\u0041\"}", 3299, ""},
-        {"{\"expires_on\":\"1767229200\",\"access_token\":\"tok.on\"}", 3300, ""}, /* an hour from now */
-        {"{}", 0, "without an access_token"},
-        {"<html>", 0, "JSON object"},
-        {"[]", 0, "JSON object"},
-        {"{\"token_type\":\"Bearer\",\"expires_in\":3599,\"access_tok", 0, "JSON object"},
-        {"{\"token_type\":\"Bearer\",\"access_token\":\"tok.x\"}", 0, "expires_in"},
-        {"{\"expires_in\":-1,\"access_token\":\"tok.x\"}", 0, "expires_in"},
-        {"{\"expires_in\":\"soon\",\"expires_on\":\"01/02/2026 03:04:05 AM +00:00\",\"access_token\":\"tok.x\"}", 0,
-         "expires_in"},
-        {"{\"expires_in\":3599,\"access_token\":\"\"}", 0, "without an access_token"},
-        {"{\"expires_in\":3599,\"access_token\":\"tok.a\\r\\nX: y\"}", 0, "header"},
-        {"{\"expires_in\":3599,\"access_token\":17}", 0, "access_token"},
-        {"{\"token_type\":\"pop\",\"expires_in\":3599,\"access_token\":\"tok.x\"}", 0, "bearer"}};
+        {200, "{\"token_type\":\"bearer\",\"expires_in\":\"3599\",\"access_token\":\"tok.E2\"}", 3299, ""},
+        {200, "{\"token_type\":\"Bearer\",\"expires_in\":86399,\"refresh_in\":43199,\"access_token\":\"tok.E3\"}",
+         43199, ""},
+        {200, "{\"token_type\":\"Bearer\",\"expires_in\":86399,\"refresh_in\":\"100\",\"access_token\":\"tok.E3\"}",
+         100, ""},
+        {200, "{\"expires_in\":3599,\"access_token\":\"tok.E3\\u0041\"}", 3299, ""},
+        {200, "{\"expires_on\":\"1767229200\",\"access_token\":\"tok.on\"}", 3300, ""}, /* an hour from now */
+        {200, "{}", 0, "without an access_token"},
+        {200, "<html>", 0, "JSON object"},
+        {201, "{\"token_type\":\"Bearer\",\"expires_in\":3599,\"access_token\":\"tok.x\"}", 0, "HTTP 201"},
+        {200, "[]", 0, "JSON object"},
+        {200, "{\"token_type\":\"Bearer\",\"expires_in\":3599,\"access_tok", 0, "JSON object"},
+        {200, "{\"token_type\":\"Bearer\",\"access_token\":\"tok.x\"}", 0, "expires_in"},
+        {200, "{\"expires_in\":-1,\"access_token\":\"tok.x\"}", 0, "expires_in"},
+        {200, "{\"expires_in\":\"soon\",\"expires_on\":\"01/02/2026 03:04:05 AM +00:00\",\"access_token\":\"tok.x\"}",
+         0, "expires_in"},
+        {200, "{\"expires_in\":3599,\"access_token\":\"\"}", 0, "without an access_token"},
+        {200, "{\"expires_in\":3599,\"access_token\":\"tok.a\\r\\nX: y\"}", 0, "header"},
+        {200, "{\"expires_in\":3599,\"access_token\":17}", 0, "access_token"},
+        {200, "{\"token_type\":\"pop\",\"expires_in\":3599,\"access_token\":\"tok.x\"}", 0, "bearer"}};
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         world w;
         world_init(&w);
         env_secret();
         world_start(&w, NULL);
-        push_reply(&w, ENTRA, 200, "", rows[i].body);
+        push_reply(&w, ENTRA, rows[i].status, "", rows[i].body);
         probe p;
         begin_token(&w, &p);
         azo_result r = finish(&w, &p);
@@ -975,7 +1007,8 @@ static void test_entra_other_refusals(void **state) {
          "'*********************' is wrong", 0}, /* what quotes the secret is not passed on */
         {403, "<html>", "does not answer as it should", "", 0},
         {400, "{\"error\":5,\"error_description\":[],\"error_codes\":{\"a\":1}}", "does not answer as it should", "", 0},
-        {400, "{\"error\":\"x\",\"error_codes\":[-1]}", "(x, HTTP 400)", "", 0}};
+        {400, "{\"error\":\"x\",\"error_codes\":[-1]}", "(x, HTTP 400)", "", 0},
+        {400, "{\"error\":\"x\",\"error_codes\":[2147483648]}", "(x, HTTP 400)", "", 0}};
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         world w;
@@ -1007,17 +1040,23 @@ static void test_entra_retries(void **state) {
     assert_in_range(w.now - before, 2000, 2100);
     world_end(&w);
 
-    world_init(&w); /* E7 */
-    env_secret();
-    world_start(&w, NULL);
-    for (int i = 0; i < 3; i++) {
-        push_reply(&w, ENTRA, 503, "", "<html>");
+    static const struct {
+        int status;
+        azo_who who;
+    } rows[] = {{503, AZO_WHO_WAIT}, {408, AZO_WHO_WAIT}, {429, AZO_WHO_WAIT}, {504, AZO_WHO_MACHINE}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) { /* E7 */
+        world_init(&w);
+        env_secret();
+        world_start(&w, NULL);
+        for (int k = 0; k < 3; k++) {
+            push_reply(&w, ENTRA, rows[i].status, "", "<html>");
+        }
+        e = want_failure(&w, AZO_ERR_TOKEN);
+        assert_int_equal(e.who, rows[i].who);
+        assert_int_equal(e.http_status, rows[i].status);
+        assert_int_equal(count(&w, ENTRA), 3);
+        world_end(&w);
     }
-    e = want_failure(&w, AZO_ERR_TOKEN);
-    assert_int_equal(e.who, AZO_WHO_WAIT);
-    assert_int_equal(e.http_status, 503);
-    assert_int_equal(count(&w, ENTRA), 3);
-    world_end(&w);
 
     world_init(&w); /* not reachable: three tries, and the cause is told */
     env_secret();
@@ -1321,6 +1360,22 @@ static void test_foreign(void **state) {
         want_token(&w, "tok.1");
         world_end(&w);
     }
+}
+
+/* Pinned to managed identity: a federated token file is no announcement of another one of those. */
+static void test_foreign_pinned(void **state) {
+    azo_client_desc d;
+    world w;
+    (void)state;
+    memset(&d, 0, sizeof d);
+    d.credential.kind = AZO_CRED_IMDS;
+    world_init(&w);
+    env_imds();
+    set_env("AZURE_FEDERATED_TOKEN_FILE", "/x");
+    world_start(&w, &d);
+    push_reply(&w, IMDS, 200, "", I1_BODY);
+    want_token(&w, "tok.I1");
+    world_end(&w);
 }
 
 static void test_only_client_id(void **state) { /* C2 */
@@ -1667,14 +1722,20 @@ static void test_claims(void **state) { /* D4 */
     want_text(seen(&w, ENTRA, 4), "claims");
 
     /* claims that cannot be read are none: the usual refetch */
-    w.now += 30000;
-    push_reply(&w, SERVICE, 401, "WWW-Authenticate: Bearer error=\"insufficient_claims\", claims=\"!!!\"\r\n", "");
-    push_token(&w, ENTRA, "tok.F", 3600);
-    push_reply(&w, SERVICE, 200, "", "ok");
-    begin_call(&w, &p);
-    assert_int_equal(finish(&w, &p), AZO_OK);
-    drop(&p);
-    assert_null(strstr(seen(&w, ENTRA, 5), "claims"));
+    static const char *const unreadable[] = {"!!!", "bm8ganNvbg=="}; /* no base64; base64 of no JSON */
+    for (size_t i = 0; i < 2; i++) {
+        char header[200];
+        w.now += 30000;
+        snprintf(header, sizeof header, "WWW-Authenticate: Bearer error=\"insufficient_claims\", claims=\"%s\"\r\n",
+                 unreadable[i]);
+        push_reply(&w, SERVICE, 401, header, "");
+        push_token(&w, ENTRA, i == 0 ? "tok.F" : "tok.G", 3600);
+        push_reply(&w, SERVICE, 200, "", "ok");
+        begin_call(&w, &p);
+        assert_int_equal(finish(&w, &p), AZO_OK);
+        drop(&p);
+        assert_null(strstr(seen(&w, ENTRA, 5 + i), "claims"));
+    }
     world_end(&w);
 }
 
@@ -1697,6 +1758,42 @@ static void test_late_401(void **state) {
     drop(&p);
     assert_int_equal(count(&w, ENTRA), 2);
     world_end(&w);
+}
+
+/* A 401 soon after another, for the token that came of that: as long as a renewal runs, its token is worth a try. */
+static void test_401_while_a_renewal_runs(void **state) {
+    (void)state;
+    for (int same = 0; same < 2; same++) {
+        world w;
+        probe p;
+        secret_world(&w);
+        push_token(&w, ENTRA, "tok.A", 3600);
+        push_reply(&w, SERVICE, 401, "", D1_BODY);
+        push_reply(&w, ENTRA, 200, "", "{\"expires_in\":3600,\"refresh_in\":5,\"access_token\":\"tok.B\"}");
+        push_reply(&w, SERVICE, 200, "", "ok");
+        begin_call(&w, &p);
+        assert_int_equal(finish(&w, &p), AZO_OK);
+        drop(&p);
+        w.now += 6000; /* time to renew it */
+        push_token(&w, ENTRA, same ? "tok.B" : "tok.C", 3600)->delay_ms = 500;
+        push_reply(&w, SERVICE, 401, "", D1_BODY);
+        if (!same) {
+            push_reply(&w, SERVICE, 200, "", "ok");
+        }
+        begin_call(&w, &p);
+        azo_result r = finish(&w, &p);
+        if (r != (same ? AZO_ERR_UNAUTHORIZED : AZO_OK)) {
+            fail_msg("%s: %s", same ? "the same token" : "a new token", p.job->error.message);
+        }
+        if (same) {
+            want_text(p.job->error.message, "gave the same one");
+        } else {
+            want_text(seen(&w, SERVICE, 3), "\r\nAuthorization: Bearer tok.C\r\n");
+        }
+        drop(&p);
+        assert_int_equal(count(&w, ENTRA), 3);
+        world_end(&w);
+    }
 }
 
 static void test_fixed(void **state) {
@@ -1849,6 +1946,24 @@ static void test_provider(void **state) {
     assert_int_equal(v.asks, 3);
     world_end(&w);
 
+    static const char *const seconds[] = {"tok.P1", "tok.P2"};
+    for (size_t i = 0; i < 2; i++) { /* after a 401 a token that was for one request is for none */
+        provider_world(&w, &v);
+        v.expires_in_s = 0;
+        push_reply(&w, SERVICE, 401, "", D1_BODY)->delay_ms = 100;
+        begin_call(&w, &p);
+        run_for(&w, 50);
+        v.token = seconds[i];
+        if (i == 1) {
+            push_reply(&w, SERVICE, 200, "", "ok");
+        }
+        assert_int_equal(finish(&w, &p), i == 1 ? AZO_OK : AZO_ERR_UNAUTHORIZED);
+        drop(&p);
+        assert_int_equal(v.asks, 2);
+        assert_int_equal(count(&w, SERVICE), i + 1);
+        world_end(&w);
+    }
+
     provider_world(&w, &v); /* a 401 asks it again */
     push_reply(&w, SERVICE, 401, "", D1_BODY);
     begin_call(&w, &p);
@@ -1872,6 +1987,7 @@ static void test_provider_failures(void **state) {
                 {AZO_OK, "tok.a b", 0, 0, NULL, "spaces"},
                 {AZO_OK, "tok.a\r\n", 0, 0, NULL, "line ends"},
                 {AZO_OK, "tok.\xc3\xa4", 0, 0, NULL, "cannot be used"},
+                {AZO_OK, "tok.\x7f", 0, 0, NULL, "cannot be used"},
                 {AZO_OK, "tok.x", 0, -10, NULL, "expires_in_s -10"},
                 {AZO_OK, "tok.x", 0, INT64_MIN, NULL, "expired"},
                 {AZO_ERR_PROVIDER, NULL, 0, 0, "Please run\n'az login'. \x1b", "(-23): Please run 'az login'. ?."},
@@ -1933,6 +2049,7 @@ static void test_provider_waits(void **state) {
     for (int i = 0; i < 5; i++) {
         assert_int_equal(azo_step(w.client, &none, 1), AZO_OK);
     }
+    assert_int_equal(azo_wait(w.client, NULL, 0, &timeout_ms), 1); /* counted, though there is no room for it */
     assert_int_equal(azo_wait(w.client, watch, 4, &timeout_ms), 1);
     assert_int_equal(watch[0].fd, 77);
     assert_int_equal(watch[0].events, AZO_POLL_IN);
@@ -2061,10 +2178,35 @@ static void test_provider_loop(void **state) {
     }
 }
 
+/* The client may be closed after any step, also between one member of the chain and the next. */
+static void test_closed_after_any_step(void **state) {
+    bool done = false;
+    (void)state;
+    for (int steps = 0; !done; steps++) {
+        world w;
+        probe p;
+        imds_world(&w, NULL);
+        push(&w, IMDS, REFUSE);
+        begin_token(&w, &p);
+        for (int i = 0; i < steps; i++) {
+            assert_int_equal(azo_step(w.client, NULL, 0), AZO_OK);
+        }
+        done = azo_request_result(p.job) != AZO_PENDING;
+        azo_client_close(w.client);
+        w.client = NULL;
+        assert_int_equal(azo_request_result(p.job), done ? AZO_ERR_NO_CREDENTIAL : AZO_ERR_CANCELLED);
+        drop(&p);
+        w.peers[IMDS].used = w.peers[IMDS].pushed; /* a client that was closed early has not asked */
+        world_end(&w);
+        assert_true(steps < 100);
+    }
+}
+
 /* ---- every allocation fails ---- */
 
 static void memory_run(test_memory *m, void *self) {
-    static const char *const kinds[] = {"secret", "imds", "provider", "401"};
+    static const char *const kinds[] = {"secret", "imds", "provider", "401", "claims", "fixed"};
+    static const char *const claims = "WWW-Authenticate: Bearer error=\"insufficient_claims\", claims=\"e30=\"\r\n";
     const char *kind = kinds[*(int *)self];
     world w;
     provider v;
@@ -2084,17 +2226,21 @@ static void memory_run(test_memory *m, void *self) {
         v.pending = 1;
         d.token_provider = provide;
         d.token_user_data = &v;
+    } else if (kind[0] == 'f') {
+        set_env("AZURE_OPENAI_AD_TOKEN", "tok.F");
     } else if (kind[0] != 'i') {
         env_secret();
     }
+    bool calls = kind[0] == '4' || kind[0] == 'c';
     for (int i = 0; i < 4; i++) {
         push_token(&w, kind[0] == 'i' ? IMDS : ENTRA, i == 0 ? "tok.A" : "tok.B", 3600);
-        push_reply(&w, SERVICE, kind[0] == '4' && i == 0 ? 401 : 200, "", D1_BODY);
+        push_reply(&w, SERVICE, calls && i == 0 ? 401 : 200, kind[0] == 'c' && i == 0 ? claims : "", D1_BODY);
     }
     azo_result r = world_open(&w, m, &d, &e);
     if (r == AZO_OK) {
         for (int i = 0; i < 3; i++) {
-            r = begin(&w, &p[i], kind[0] == '4' ? &probe_call_ops : &probe_token_ops, SCOPE, i == 2 ? "{\"c\":1}" : NULL);
+            r = begin(&w, &p[i], calls ? &probe_call_ops : &probe_token_ops, SCOPE,
+                      i == 2 && kind[0] != 'f' ? "{\"c\":1}" : NULL);
             assert_true(r == AZO_OK || m->failures > 0);
         }
         for (int i = 0; i < 3; i++) {
@@ -2124,9 +2270,50 @@ static void memory_run(test_memory *m, void *self) {
 
 static void test_memory_failures(void **state) {
     (void)state;
-    for (int kind = 0; kind < 4; kind++) {
+    for (int kind = 0; kind < 6; kind++) {
         test_every_failure(memory_run, &kind);
     }
+}
+
+/* One scope more, where the first heap of timers is full: its slot has one, and each request. */
+static void memory_scopes(test_memory *m, void *self) {
+    enum { FIRST_SCOPE = 13, ALL = FIRST_SCOPE + 1 };
+    world w;
+    provider v;
+    azo_client_desc d;
+    azo_error e;
+    probe p[ALL];
+    size_t fail_at = m->fail_at;
+    (void)self;
+    memset(&d, 0, sizeof d);
+    memset(&v, 0, sizeof v);
+    v.token = "tok.P1";
+    v.expires_in_s = 3600;
+    v.wait_fd = -1;
+    d.token_provider = provide;
+    d.token_user_data = &v;
+    world_init(&w);
+    m->fail_at = 0;
+    assert_int_equal(world_open(&w, m, &d, &e), AZO_OK);
+    for (int i = 0; i < FIRST_SCOPE; i++) {
+        begin_token(&w, &p[i]);
+    }
+    m->fail_at = m->calls + fail_at;
+    azo_result r = begin(&w, &p[FIRST_SCOPE], &probe_token_ops, "https://ai.azure.com/.default", NULL);
+    m->fail_at = 0;
+    assert_int_equal(r, m->failures > 0 ? AZO_ERR_MEMORY : AZO_OK);
+    for (int i = 0; i < (r == AZO_OK ? ALL : FIRST_SCOPE); i++) {
+        assert_int_equal(finish(&w, &p[i]), AZO_OK);
+        drop(&p[i]);
+    }
+    azo_client_close(w.client);
+    w.client = NULL;
+    world_end(&w);
+}
+
+static void test_memory_of_scopes(void **state) {
+    (void)state;
+    test_every_failure(memory_scopes, NULL);
 }
 
 /* What a server says is no sentence of ours. */
@@ -2157,6 +2344,7 @@ int main(void) {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_environment),
         cmocka_unit_test(test_desc_identity),
+        cmocka_unit_test(test_each_field_is_a_credential),
         cmocka_unit_test(test_selector),
         cmocka_unit_test(test_token_credentials),
         cmocka_unit_test(test_urls),
@@ -2179,6 +2367,7 @@ int main(void) {
         cmocka_unit_test(test_imds_pinned),
         cmocka_unit_test(test_winner),
         cmocka_unit_test(test_foreign),
+        cmocka_unit_test(test_foreign_pinned),
         cmocka_unit_test(test_only_client_id),
         cmocka_unit_test(test_secret_missing),
         cmocka_unit_test(test_single_flight),
@@ -2192,13 +2381,16 @@ int main(void) {
         cmocka_unit_test(test_permission_denied),
         cmocka_unit_test(test_claims),
         cmocka_unit_test(test_late_401),
+        cmocka_unit_test(test_401_while_a_renewal_runs),
         cmocka_unit_test(test_fixed),
         cmocka_unit_test(test_provider),
         cmocka_unit_test(test_provider_failures),
         cmocka_unit_test(test_provider_waits),
         cmocka_unit_test(test_provider_abandoned),
         cmocka_unit_test(test_provider_loop),
+        cmocka_unit_test(test_closed_after_any_step),
         cmocka_unit_test(test_memory_failures),
+        cmocka_unit_test(test_memory_of_scopes),
         cmocka_unit_test(test_words_of_a_server),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
