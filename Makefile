@@ -35,7 +35,8 @@ TEST_PROGRAMS = $(TESTS:%=$(BUILD)/tests/%)
 CERTS = build/certs
 RUN_TESTS = AZO_TEST_CERTS=$(CERTS) AZO_TEST_BUILD=$(BUILD) tests/run.sh
 
-.PHONY: all help demo test test-programs asan valgrind cover soak fuzz test-official compile-check install clean force
+.PHONY: all help demo test test-programs asan valgrind cover soak fuzz test-official compile-check matrix static size \
+    run-matrix lwip install clean force
 .DELETE_ON_ERROR:
 
 all: $(EXAMPLE_PROGRAMS)
@@ -52,6 +53,11 @@ help:
 	@echo 'make test-official   the official npm packages against the bundled service (needs npm)'
 	@echo 'make bench           ratios to libcurl and to a bare mbedTLS program (BENCH=quick or full; see tests/bench)'
 	@echo 'make compile-check   the header under every compiler, standard and switch, without a warning'
+	@echo 'make matrix          the same in 600 ways, with mbedTLS 2.28 and 3.6'
+	@echo 'make static          one file with musl and the smallest mbedTLS, proven in an empty root'
+	@echo 'make size            what that takes, beside a bare mbedTLS program and libcurl'
+	@echo 'make run-matrix      the tests on i386, armhf, arm64, s390x (qemu) and musl'
+	@echo 'make lwip            examples/lwip.c: a chat over a network stack that is not the system'"'"'s'
 	@echo 'make install         header and pkg-config file (PREFIX=$(PREFIX), DESTDIR=)'
 	@echo 'make clean           removes build/'
 	@echo
@@ -146,9 +152,25 @@ test-official: all $(BUILD)/fake_service $(CERTS)/.complete
 	    AZO_TEST_CERTS=$(CERTS) AZO_TEST_BUILD=$(BUILD) tests/official/run.sh; \
 	fi
 
+# ---- Other machines, compilers and builds: each installs what it needs, on Debian and as root
+
 compile-check:
-	@mkdir -p $(BUILD)
-	@AZO_TEST_BUILD=$(BUILD) tests/compile_check.sh
+	@AZO_TEST_BUILD=$(BUILD) tests/ports/matrix.sh short
+
+matrix:
+	@AZO_TEST_BUILD=$(BUILD) tests/ports/matrix.sh
+
+static:
+	@AZO_TEST_BUILD=$(BUILD) tests/ports/static.sh
+
+size:
+	@AZO_TEST_BUILD=$(BUILD) tests/ports/size.sh
+
+run-matrix:
+	@AZO_TEST_BUILD=$(BUILD) tests/ports/run.sh
+
+lwip:
+	@AZO_TEST_BUILD=$(BUILD) tests/ports/lwip.sh
 
 # ---- Measuring
 

@@ -9358,7 +9358,7 @@ static azo_result azoi_walk_tool(azoi_walk *w, azo_str value, int choice, int64_
         position = azoi_chat_tool_guess(w->chat, choice, azoi_is(v[0], '"') ? azoi_inside(v[0]) : azoi_view(NULL, 0));
     }
     int64_t index = azoi_count_of(v[1], position);
-    azoi_chat_part *tool = azoi_chat_part_at(w->job, choice, index < 0 ? AZOI_MAX_INDEX : index);
+    azoi_chat_part *tool = azoi_chat_part_at(w->job, choice, index < 0 ? (int64_t)AZOI_MAX_INDEX : index);
     if (tool == NULL) {
         return w->job->error.code;
     }

@@ -3838,9 +3838,9 @@ static void add_fake_bytes(text *out, size_t count) {
 
 /* Not printf, whose decimal point depends on the locale. */
 static void add_steps(text *out, int steps) {
-    const unsigned long decimals_of_a_step = 9765625; /* 1e10 / 1024 */
-    unsigned long size = (unsigned long)(steps < 0 ? -steps : steps);
-    unsigned long decimals = size % EMBEDDING_SCALE * decimals_of_a_step;
+    const uint64_t decimals_of_a_step = 9765625; /* 1e10 / 1024 */
+    uint64_t size = (uint64_t)(steps < 0 ? -steps : steps);
+    uint64_t decimals = size % EMBEDDING_SCALE * decimals_of_a_step;
     char digits[16] = "-0.0000000000";
     digits[1] = (char)('0' + size / EMBEDDING_SCALE);
     for (size_t i = 12; i > 2; i--) {

@@ -1,0 +1,224 @@
+#!/bin/sh
+# size.sh - what `make size` prints: how large programs become with this library, as tables for the README.
+#
+# In one run, on one machine: an empty program, a bare TLS client (bare.c), examples/chat with everything and with each
+# AZO_NO_x of the header, and the same chat by libcurl and cJSON (curl_chat.c). Every program is run against the
+# service of the tests before its size counts, apart from those whose switch takes away what a chat needs.
+set -eu
+. tests/ports/common.sh
+. tests/fake.sh
+
+dir=$ports/size
+rm -rf "$dir"
+mkdir -p "$dir"
+failed=0
+complain() { echo "size.sh: $*" >&2; failed=1; }
+
+# ---- Building. Flags are the same for all: -Os, unused sections dropped, stripped.
+
+# static VERSION OUTPUT SOURCE... and dynamic OUTPUT SOURCE...: flags of a program may come first among the sources.
+static() {
+    minimal "$1" || die "mbedTLS $1 was not built"
+    output=$2
+    shift 2
+    musl-gcc -std=c99 $minimal_flags "$@" -o "$output" $minimal_libs 2>"$output.log"
+}
+dynamic() {
+    output=$1
+    shift
+    gcc -std=c99 $small -I. "$@" -o "$output" -Wl,--gc-sections -Wl,--as-needed -s $dynamic_libs 2>"$output.log"
+}
+bytes() { if [ -s "$1" ]; then wc -c <"$1" | tr -d ' '; else echo -; fi; }
+
+# libraries PROGRAM: what it loads beside the C library, in bytes.
+libraries() {
+    [ -s "$1" ] || { echo -; return; }
+    ldd "$1" | sed -n 's|.* => \(/[^ ]*\) .*|\1|p' | grep -v -E '/(libc|libm|libpthread|libdl|ld-linux[^/]*)\.so' |
+        while read -r library; do wc -c <"$(readlink -f "$library")"; done | awk '{ n += $1 } END { print n + 0 }'
+}
+
+# row NAME STEM: of the programs STEM-2.28, STEM-3.6 and STEM-dynamic.
+row() {
+    printf '| %s | %s | %s | %s | %s |\n' "$1" "$(bytes "$dir/$2-2.28")" "$(bytes "$dir/$2-3.6")" \
+        "$(bytes "$dir/$2-dynamic")" "$(libraries "$dir/$2-dynamic")"
+}
+
+# build STEM SOURCE...: in all three ways.
+build_three() {
+    stem=$1
+    shift
+    for version in 2.28 3.6; do
+        static "$version" "$dir/$stem-$version" "$@" || complain "$stem with $version: $(cat "$dir/$stem-$version.log")"
+    done
+    dynamic_libs='-lmbedtls -lmbedx509 -lmbedcrypto'
+    dynamic "$dir/$stem-dynamic" "$@" || complain "$stem: $(cat "$dir/$stem-dynamic.log")"
+}
+
+# ---- Running
+
+chats() {
+    for program in "$dir/$1"-2.28 "$dir/$1"-3.6 "$dir/$1"-dynamic; do
+        [ -e "$program" ] || continue
+        [ "$("$program" 'Hello.' 2>"$dir/chat.err")" = 'You said: Hello.' ] ||
+            complain "$program does not chat: $(cat "$dir/chat.err")"
+    done
+}
+
+bare_answers() {
+    openssl x509 -in "$certs/ca.pem" -outform DER -out "$dir/ca.der"
+    port=${AZURE_OPENAI_ENDPOINT##*:}
+    printf 'GET / HTTP/1.1\r\nHost: localhost:%s\r\nConnection: close\r\n\r\n' "$port" >"$dir/request"
+    for program in "$dir"/bare-2.28 "$dir"/bare-3.6 "$dir"/bare-dynamic; do
+        "$program" localhost "$port" "$dir/ca.der" <"$dir/request" 2>&1 | grep -q '^HTTP/1.1 ' ||
+            complain "$program gets no answer"
+    done
+}
+
+# ---- The rows
+
+# What the head comment lists, so that a new switch is a new row.
+switches=$(sed -n '/^ \* OPTIONS/,/^ \* [A-Z][A-Z ]*$/p; /^#ifndef AZOPENAI_H/q' azopenai.h |
+    grep -o 'AZO_NO_[A-Z0-9_]*' | sort -u)
+# Those without which a chat of the examples cannot work are only measured.
+needed='AZO_NO_SOCKETS AZO_NO_CLOCK AZO_NO_ENV AZO_NO_STDIO'
+
+chat='examples/chat.c examples/azopenai.c'
+
+programs_table() {
+    echo 'int main(void) { return 0; }' >"$dir/empty.c"
+    build_three empty "$dir/empty.c"
+    build_three bare tests/ports/bare.c
+    bare_answers
+    build_three chat $chat
+    chats chat
+    all=
+    for switch in $switches; do
+        build_three "$switch" "-D$switch" $chat
+        case " $needed " in
+        *" $switch "*) ;;
+        *) chats "$switch"; all="$all -D$switch" ;;
+        esac
+    done
+    [ -z "$all" ] || { build_three small $all $chat && chats small; }
+    curl_program
+    printf '| bytes, stripped | static, musl, 2.28 | static, musl, 3.6 | dynamic, glibc | + libraries |\n'
+    printf '|---|---:|---:|---:|---:|\n'
+    row 'empty program' empty
+    row 'bare TLS client with a prepared request' bare
+    row '`examples/chat`' chat
+    for switch in $switches; do row "... \`$switch\`" "$switch"; done
+    [ -z "$all" ] || row '... all of them that leave a chat' small
+    row 'libcurl + cJSON, a chat without retries' curl
+}
+
+# Debian's libcurl.a wants a static Kerberos, and there is none, nor a static cJSON: dynamic only.
+curl_program() {
+    fetch_binary "$suite" "$(dpkg --print-architecture)" "$ports/curl" libcurl4-openssl-dev libcjson-dev
+    need libcurl4 libcjson1
+    triplet=$(gcc -print-multiarch)
+    dynamic_libs="-l:libcurl.so.4 -l:libcjson.so.1"
+    dynamic "$dir/curl-dynamic" -isystem "$ports/curl/usr/include" -isystem "$ports/curl/usr/include/$triplet" \
+        tests/ports/curl_chat.c || complain "curl_chat: $(cat "$dir/curl-dynamic.log")"
+    chats curl
+}
+
+# ---- The library's own share
+
+# What the linker took of one object file, by kind of section, from its map.
+own_share() {
+    awk -v object="$2" '
+        function kind(name) {
+            if (name ~ /^\.text/) return "text"
+            if (name ~ /^\.(rodata|data\.rel\.ro)/) return "rodata" # the latter: constants with addresses in them
+            if (name ~ /^\.(data|tdata)/) return "data"
+            if (name ~ /^\.(bss|tbss)/) return "bss"
+                return ""
+        }
+        function number(hex,  i, n) {
+            for (i = 3; i <= length(hex); i++) n = n * 16 + index("0123456789abcdef", substr(hex, i, 1)) - 1
+            return n
+        }
+        /^Linker script and memory map/ { live = 1 }
+        !live { next }
+        /^ \.[a-z_]/ { name = $1; if (NF == 1) next; shift = 2 }
+        /^ +0x/ { shift = 1 }
+        /^ \.[a-z_]|^ +0x/ { if ($NF ~ object "$" && $(shift) ~ /^0x/) size[kind(name)] += number($(shift + 1)) }
+        END { print size["text"] + 0, size["rodata"] + 0, size["data"] + 0, size["bss"] + 0 }
+    ' "$1"
+}
+
+# compiled FLAG...: the library alone as azopenai.o.
+compiled() {
+    musl-gcc -std=c99 $minimal_flags "$@" -c examples/azopenai.c -o "$dir/azopenai.o" 2>"$dir/share.log"
+}
+section() { size -A "$dir/azopenai.o" | awk -v name="^$1" '$1 ~ name { n += $2 } END { print n + 0 }'; }
+
+# share NAME FLAG...: a row of what the library adds to a static chat.
+share() {
+    name=$1
+    shift
+    compiled "$@" -fasynchronous-unwind-tables && frames=$(section .eh_frame) && compiled "$@" &&
+        musl-gcc -std=c99 $minimal_flags "$@" -c examples/chat.c -o "$dir/chat.o" 2>"$dir/share.log" &&
+        musl-gcc "$dir/chat.o" "$dir/azopenai.o" -o "$dir/share" -Wl,-Map="$dir/map" $minimal_libs \
+            2>"$dir/share.log" || { complain "share of $name: $(cat "$dir/share.log")"; return; }
+    printf '| %s | %s | %s | %s | %s | %s | %s |\n' "$name" $(own_share "$dir/map" 'azopenai\\.o') "$(section .text)" \
+        "$frames"
+}
+
+shares_table() {
+    minimal 2.28
+    printf '| the library in it, bytes | text | rodata | data | bss | text, all functions | unwind tables, if kept |\n'
+    printf '|---|---:|---:|---:|---:|---:|---:|\n'
+    share 'chat, streaming, both credentials'
+    for switch in $switches; do share "... \`$switch\`" "-D$switch"; done
+    [ -z "$all" ] || share '... all of them that leave a chat' $all
+}
+
+functions_table() {
+    minimal 2.28
+    compiled
+    printf '| largest functions at -Os | bytes |\n|---|---:|\n'
+    nm -S --size-sort -r -t d "$dir/azopenai.o" | grep -i ' t ' | head -n 15 |
+        awk '{ printf "| `%s` | %d |\n", $4, $2 }'
+}
+
+# ---- Stack
+
+# stack NAME PROGRAM... : a row.
+depth() {
+    name=$1
+    shift
+    "$@" >"$dir/stack.out" 2>"$dir/stack.err" <"$dir/request" || complain "stack of $name: $(cat "$dir/stack.err")"
+    printf '| %s | %s |\n' "$name" "$(sed -n 's/^stack: //p' "$dir/stack.err")"
+}
+
+stack_table() {
+    static 2.28 "$dir/bare-painted" -Dmain=painted_main tests/ports/bare.c "$dir/paint.o"
+    static 2.28 "$dir/keyless-painted" -Dmain=painted_main tests/ports/keyless.c examples/azopenai.c "$dir/paint.o"
+    no_secret
+    printf '| stack, bytes, musl, 2.28, -Os | deepest |\n|---|---:|\n'
+    depth 'bare TLS client' "$dir/bare-painted" localhost "${AZURE_OPENAI_ENDPOINT##*:}" "$dir/ca.der"
+    depth 'streaming chat by managed identity' "$dir/keyless-painted" 'One two three.'
+    stop_fake
+    service --plain-service 1
+    no_secret
+    depth '... over plain HTTP: what is not mbedTLS' "$dir/keyless-painted" 'One two three.'
+}
+
+trap stop_fake EXIT
+trap 'exit 1' HUP INT TERM
+need gcc libc6-dev make binutils openssl libmbedtls-dev libjsmn-dev
+no_settings
+service || die 'no service to talk to'
+minimal 2.28
+musl-gcc -std=c99 -Os -c tests/ports/paint.c -o "$dir/paint.o"
+printf 'azopenai.h %s, %s, %s\n\n' "$(sed -n 's/^#define AZO_VERSION "\(.*\)"/\1/p' azopenai.h)" \
+    "$(gcc --version | head -n 1)" "$(uname -m)"
+programs_table
+echo
+shares_table
+echo
+functions_table
+echo
+stack_table
+exit $failed
