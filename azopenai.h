@@ -498,7 +498,7 @@ typedef struct azo_http {
 enum {
     AZO_GO_ON = 0,
     AZO_STOP = 1, /* cancel the request */
-    AZO_PAUSE = 2 /* taken; nothing more until azo_request_resume */
+    AZO_PAUSE = 2 /* taken; nothing more until azo_request_resume, unless all of the answer has come */
 };
 
 enum {
@@ -5071,6 +5071,16 @@ static ptrdiff_t azoi_stream_end(azoi_stream *s, bool cut) {
     return cut ? AZO_ERR_CLOSED : 0;
 }
 
+/* Lets what a read has left unsent go first. 0: nothing is left. */
+static int azoi_tls_settle(azoi_stream *s) {
+    if (!s->owed || s->flushed) {
+        return 0;
+    }
+    int ret = mbedtls_ssl_write(s->tls, (const unsigned char *)"", 0); /* an empty record at most, which is legal */
+    s->owed = ret != 0;
+    return ret;
+}
+
 /* AGAIN where nothing is blocked: much came that was no data. It is somebody else's turn. */
 static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
     unsigned char *bytes = (unsigned char *)buf;
@@ -5078,6 +5088,7 @@ static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
     if (s->ended) {
         return azoi_stream_end(s, s->cut);
     }
+    (void)azoi_tls_settle(s); /* the peer may wait for it; what breaks here breaks in the read, too */
     s->reads = AZOI_READS;
     while (s->reads > 0) {
         s->in_blocked = false;
@@ -5100,16 +5111,6 @@ static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
         }
     }
     return AZO_IO_AGAIN;
-}
-
-/* Lets what a read has left unsent go first. 0: nothing is left. */
-static int azoi_tls_settle(azoi_stream *s) {
-    if (!s->owed || s->flushed) {
-        return 0;
-    }
-    int ret = mbedtls_ssl_write(s->tls, (const unsigned char *)"", 0); /* an empty record at most, which is legal */
-    s->owed = ret != 0;
-    return ret;
 }
 
 /* The record of an unfinished write is encrypted already, so its length must stand. When a TLS 1.3 ticket comes in
@@ -6575,7 +6576,7 @@ static azo_result azoi_job_exchange(azo_request *job) {
         /* The socket had nothing more, and nothing happened since: the next byte is a new event. */
         r = job->conn->stream.in_blocked ? AZO_PENDING : azoi_job_receive(job);
     }
-    if (r == AZO_PENDING && sent == AZO_ERR_CLOSED) {
+    if (r == AZO_PENDING && sent == AZO_ERR_CLOSED && !job->paused && job->conn->stream.in_blocked) {
         r = azoi_job_eof(job, AZO_ERR_CLOSED);
     }
     return r == AZO_OK ? azoi_job_answered(job) : r;

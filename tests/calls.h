@@ -4,7 +4,7 @@
  *     world w;
  *     world_open(&w, NULL);            a fake service; w.desc signs in with a client secret, w.options go to the fake
  *     w.desc.max_retries = AZO_OFF;    ... or whatever the test needs
- *     world_start(&w);                 opens w.client
+ *     world_start(&w);                 opens w.client (world_begin does all this for the usual world)
  *     expect(&w, chat(&w, "Hi", &reply), AZO_OK);
  *     azo_chat_reply_free(&reply);
  *     world_close(&w);                 also checks the memory, after world_count_memory
@@ -213,6 +213,22 @@ static inline void world_start(world *w) {
     }
 }
 
+/* The usual world. `secret`: NULL, or count its memory and look for that in it. */
+static inline void world_begin(world *w, const char *secret) {
+    world_open(w, NULL);
+    if (secret != NULL) {
+        world_count_memory(w, secret);
+    }
+    world_start(w);
+}
+
+static inline void world_begin_with_key(world *w) {
+    world_open(w, NULL);
+    world_use_key(w);
+    world_count_memory(w, FAKE_API_KEY);
+    world_start(w);
+}
+
 /* Another client on the same service. */
 static inline void world_restart(world *w) {
     azo_client_close(w->client);
@@ -263,6 +279,11 @@ static inline void expect_part_at(const char *got, const char *part, const char 
 
 /* ---- calls ---- */
 
+/* The body of an answer. */
+#define CHOICE(text)                                                                                                \
+    "{\"choices\":[{\"index\":0,\"finish_reason\":\"stop\",\"message\":{\"role\":\"assistant\",\"content\":\"" text \
+    "\"}}]}"
+
 /* Keeps and shows the error of a call. */
 static inline azo_result told(world *w, azo_result r, const azo_error *e) {
     w->error = *e;
@@ -298,6 +319,13 @@ static inline azo_result ask(world *w, const char *text) {
     azo_result r = chat(w, text, &reply);
     azo_chat_reply_free(&reply);
     return r;
+}
+
+static inline azo_raw_desc raw_desc(const char *path) {
+    azo_raw_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.path = path;
+    return desc;
 }
 
 static inline azo_result raw_as(world *w, const azo_raw_desc *desc, azo_raw_reply *reply) {
@@ -356,6 +384,29 @@ static inline void poll_until(world *w, const int *counter, int at_least) {
     }
 }
 
+/* ---- a body that is read piece by piece ---- */
+
+typedef struct body_source {
+    size_t len;
+    size_t calls;
+    size_t restarts; /* how often it was asked for offset 0 */
+    size_t read;     /* bytes in all */
+} body_source;
+
+static inline ptrdiff_t read_source(uint64_t offset, void *buf, size_t cap, void *user_data) {
+    body_source *u = (body_source *)user_data;
+    size_t left = u->len - (size_t)offset;
+    size_t take = left < cap ? left : cap;
+    take = take > 5000 ? 5000 : take;
+    for (size_t i = 0; i < take; i++) {
+        ((unsigned char *)buf)[i] = fake_byte((size_t)offset + i);
+    }
+    u->calls++;
+    u->read += take;
+    u->restarts += offset == 0 ? 1 : 0;
+    return (ptrdiff_t)take;
+}
+
 /* ---- what a stream's callback saw ---- */
 
 typedef struct listener {
@@ -381,6 +432,15 @@ static inline int listen_to(const azo_event *event, void *user_data) {
     }
     l->events++;
     return l->events == l->stop_at ? AZO_STOP : l->pause_at == -1 || l->events == l->pause_at ? AZO_PAUSE : AZO_GO_ON;
+}
+
+/* A desc that streams one message of the user to a listener, who has heard nothing yet. */
+static inline azo_chat_desc listener_desc(const azo_message *message, listener *l) {
+    azo_chat_desc desc = chat_desc(message);
+    memset(l, 0, sizeof *l);
+    desc.on_event = listen_to;
+    desc.user_data = l;
+    return desc;
 }
 
 static inline void listener_free(listener *l) {

@@ -235,10 +235,7 @@ static void test_api_key(void **state) {
     (void)state;
     world w;
     azo_chat_reply reply;
-    world_open(&w, NULL);
-    world_use_key(&w);
-    world_count_memory(&w, FAKE_API_KEY);
-    world_start(&w);
+    world_begin_with_key(&w);
     expect(&w, chat(&w, "Hi", &reply), AZO_OK);
     expect_hi(&reply);
     azo_chat_reply_free(&reply);
@@ -562,28 +559,18 @@ static void test_spellings_of_the_endpoint(void **state) {
 
 /* One client is one identity, at two services. */
 static void test_endpoint_of_a_call(void **state) {
+    static const fake_reply hello = {.body = CHOICE("from the other")};
     (void)state;
     world w;
-    char cert[512];
-    char key[512];
-    char endpoint[64];
-    fake_options options;
-    memset(&options, 0, sizeof options);
-    options.cert_file = cert_path(cert, sizeof cert, "server.pem");
-    options.key_file = cert_path(key, sizeof key, "server.key");
-    world_open(&w, NULL);
-    world_start(&w);
-    fake *other = fake_start(&options);
-    assert_non_null(other);
-    (void)snprintf(endpoint, sizeof endpoint, "https://localhost:%u/", fake_port(other, FAKE_SERVICE));
-    fake_reply hello = {.body = "{\"choices\":[{\"index\":0,\"finish_reason\":\"stop\",\"message\":{\"role\":"
-                                "\"assistant\",\"content\":\"from the other\"}}]}"};
-    fake_push(other, FAKE_SERVICE, &hello); /* it does not know the token */
+    world other;
     azo_message message = azo_user("Hi");
     azo_chat_desc desc = chat_desc(&message);
     azo_chat_reply reply;
+    world_open(&other, NULL);
+    fake_push(other.service, FAKE_SERVICE, &hello); /* it does not know the token */
+    world_begin(&w, NULL);
     expect(&w, ask(&w, "Hi"), AZO_OK);
-    desc.call.endpoint = endpoint;
+    desc.call.endpoint = other.endpoint;
     expect(&w, chat_as(&w, &desc, &reply), AZO_OK);
     expect_str(reply.text, "from the other");
     assert_int_equal(reply.prompt_tokens, -1);
@@ -592,9 +579,9 @@ static void test_endpoint_of_a_call(void **state) {
     assert_int_equal(fake_count(w.service, FAKE_ENTRA), 1);
     assert_int_equal(fake_count(w.service, FAKE_SERVICE), 2);
     assert_int_equal(fake_connections(w.service, FAKE_SERVICE), 1);
-    assert_int_equal(fake_count(other, FAKE_SERVICE), 1);
-    fake_stop(other);
+    assert_int_equal(fake_count(other.service, FAKE_SERVICE), 1);
     world_close(&w);
+    world_close(&other);
 }
 
 static void test_extra_headers(void **state) {
@@ -636,10 +623,7 @@ static void test_fields_of_chat(void **state) {
     azo_chat_reply reply;
     azo_str value;
     double number;
-    world_open(&w, NULL);
-    world_use_key(&w);
-    world_count_memory(&w, FAKE_API_KEY);
-    world_start(&w);
+    world_begin_with_key(&w);
     desc.message_count = COUNT(messages);
     messages[3].content = NULL;
     messages[3].content_json = "[{\"type\":\"text\",\"text\":\"four \"},{\"type\":\"text\",\"text\":\"f\\u00fcnf\"}]";
@@ -716,19 +700,15 @@ static void test_stream_in_every_shape(void **state) {
     azo_chat_desc desc = chat_desc(&message);
     azo_chat_reply whole;
     azo_chat_reply reply;
-    world_open(&w, NULL);
-    world_count_memory(&w, "fake.entra.");
-    world_start(&w);
+    world_begin(&w, "fake.entra.");
     expect(&w, chat_as(&w, &desc, &whole), AZO_OK);
     expect_str(whole.text, said);
     for (size_t i = 0; i < COUNT(plans); i++) {
         listener l;
         fake_reply shape = plans[i].shape;
-        memset(&l, 0, sizeof l);
         shape.pass = true;
         fake_push(w.service, FAKE_SERVICE, &shape);
-        desc.on_event = listen_to;
-        desc.user_data = &l;
+        desc = listener_desc(&message, &l);
         desc.include_usage = azo_bool(true);
         azo_result r = chat_as(&w, &desc, &reply);
         if (r != AZO_OK) {
@@ -759,13 +739,9 @@ static void test_events_of_a_stream(void **state) {
     world w;
     listener l;
     azo_message message = azo_user("Hi there");
-    azo_chat_desc desc = chat_desc(&message);
+    azo_chat_desc desc = listener_desc(&message, &l);
     azo_chat_reply reply;
-    memset(&l, 0, sizeof l);
-    world_open(&w, NULL);
-    world_start(&w);
-    desc.on_event = listen_to;
-    desc.user_data = &l;
+    world_begin(&w, NULL);
     expect(&w, chat_as(&w, &desc, &reply), AZO_OK); /* without usage */
     assert_int_equal(reply.prompt_tokens, -1);
     assert_null(reply.usage_json.ptr);
@@ -805,15 +781,10 @@ static void test_stream_ends_early(void **state) {
     world w;
     listener l;
     azo_message message = azo_user("many words that come one by one in a stream");
-    azo_chat_desc desc = chat_desc(&message);
+    azo_chat_desc desc = listener_desc(&message, &l);
     azo_chat_reply reply;
-    memset(&l, 0, sizeof l);
-    world_open(&w, NULL);
-    world_count_memory(&w, "fake.entra.");
-    world_start(&w);
+    world_begin(&w, "fake.entra.");
     fake_set(w.service, FAKE_SERVICE, FAKE_STREAM_EVENTS, 1);
-    desc.on_event = listen_to;
-    desc.user_data = &l;
     l.stop_at = 6;
     expect(&w, chat_as(&w, &desc, &reply), AZO_ERR_CANCELLED);
     assert_int_equal(l.events, 6);
@@ -894,23 +865,19 @@ static void expect_calls(const azo_chat_reply *reply) {
 static void test_tools(void **state) {
     (void)state;
     world w;
-    world_open(&w, NULL);
-    world_count_memory(&w, "fake.entra.");
-    world_start(&w);
+    world_begin(&w, "fake.entra.");
     for (int streamed = 0; streamed < 2; streamed++) {
         azo_message messages[4];
-        azo_chat_desc desc = chat_desc(messages);
+        listener l;
+        azo_chat_desc desc = listener_desc(messages, &l);
         azo_chat_reply calls;
         azo_chat_reply reply;
-        listener l;
-        memset(&l, 0, sizeof l);
         fake_set(w.service, FAKE_SERVICE, FAKE_STREAM_BYTES, 9);
         messages[0] = azo_user("What is the weather?");
         desc.tools = tools;
         desc.tool_count = COUNT(tools);
         desc.tool_choice = "auto";
         desc.on_event = streamed ? listen_to : NULL;
-        desc.user_data = &l;
         expect(&w, chat_as(&w, &desc, &calls), AZO_OK);
         expect_calls(&calls);
         if (streamed) {
@@ -954,8 +921,7 @@ static void test_tool_choice(void **state) {
     azo_message message = azo_user("the weather");
     azo_chat_desc desc = chat_desc(&message);
     azo_chat_reply reply;
-    world_open(&w, NULL);
-    world_start(&w);
+    world_begin(&w, NULL);
     desc.tools = tools;
     desc.tool_count = COUNT(tools);
     desc.tool_choice = "none";
@@ -984,9 +950,7 @@ static void test_history(void **state) {
     azo_chat_reply reply;
     azo_history *history = NULL;
     azo_message system = azo_system("Be brief.");
-    world_open(&w, NULL);
-    world_count_memory(&w, "fake.entra.");
-    world_start(&w);
+    world_begin(&w, "fake.entra.");
     assert_int_equal(azo_history_open(w.client, &history, &w.error), AZO_OK);
     assert_int_equal(azo_history_add(history, &system, &w.error), AZO_OK);
     memset(&desc, 0, sizeof desc);
@@ -1028,6 +992,15 @@ static void test_history(void **state) {
 
 /* ---- embeddings ---- */
 
+static azo_embed_desc embed_desc(const azo_str *inputs, size_t count) {
+    azo_embed_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.inputs = inputs;
+    desc.input_count = count;
+    desc.deployment = "embed";
+    return desc;
+}
+
 static void expect_vectors(const float *vectors, const azo_str *inputs, size_t count, size_t dimensions) {
     for (size_t i = 0; i < count; i++) {
         for (size_t k = 0; k < dimensions; k++) {
@@ -1042,21 +1015,16 @@ static void test_embeddings(void **state) {
     static const int dimensions[] = {0, 1, 256, 1536};
     (void)state;
     world w;
-    azo_embed_desc desc;
-    azo_embed_reply reply;
     char texts[100][16];
     azo_str inputs[100];
-    world_open(&w, NULL);
-    world_count_memory(&w, "fake.entra.");
-    world_start(&w);
-    memset(&desc, 0, sizeof desc);
-    desc.deployment = "embed";
-    desc.inputs = inputs;
+    azo_embed_reply reply;
+    world_begin(&w, "fake.entra.");
     for (size_t i = 0; i < COUNT(inputs); i++) {
         (void)snprintf(texts[i], sizeof texts[i], "text \"%lu\"", (unsigned long)i);
         inputs[i] = azo_s(texts[i]);
     }
     inputs[1].len = 4; /* a view that has no end of its own */
+    azo_embed_desc desc = embed_desc(inputs, COUNT(inputs));
     for (size_t i = 0; i < COUNT(dimensions); i++) {
         for (desc.input_count = 1; desc.input_count <= 100; desc.input_count *= 10) {
             size_t floats = dimensions[i] != 0 ? (size_t)dimensions[i] : 8;
@@ -1100,16 +1068,10 @@ static void test_embeddings_as_numbers(void **state) {
     static const float want[] = {3, -4.125F, 0.333333343F, 16777216, 1.5F, -0.25F, 0, 0.01F};
     (void)state;
     world w;
-    azo_embed_desc desc;
-    azo_embed_reply reply;
     azo_str inputs[2] = {{"a", 1}, {"b", 1}};
-    world_open(&w, NULL);
-    world_use_key(&w);
-    world_start(&w);
-    memset(&desc, 0, sizeof desc);
-    desc.deployment = "embed";
-    desc.inputs = inputs;
-    desc.input_count = 2;
+    azo_embed_desc desc = embed_desc(inputs, COUNT(inputs));
+    azo_embed_reply reply;
+    world_begin_with_key(&w);
     for (size_t size = 0; size < 20; size += 3) {
         fake_reply numbers = {.body = body, .chunk_size = size, .framing = FAKE_CHUNKED};
         fake_push(w.service, FAKE_SERVICE, &numbers);
@@ -1125,27 +1087,6 @@ static void test_embeddings_as_numbers(void **state) {
 
 /* ---- raw ---- */
 
-typedef struct upload {
-    size_t len;
-    size_t calls;
-    size_t restarts; /* how often it was asked for offset 0 */
-    size_t read;     /* bytes in all */
-} upload;
-
-static ptrdiff_t read_upload(uint64_t offset, void *buf, size_t cap, void *user_data) {
-    upload *u = (upload *)user_data;
-    size_t left = u->len - (size_t)offset;
-    size_t take = left < cap ? left : cap;
-    take = take > 5000 ? 5000 : take;
-    for (size_t i = 0; i < take; i++) {
-        ((unsigned char *)buf)[i] = fake_byte((size_t)offset + i);
-    }
-    u->calls++;
-    u->read += take;
-    u->restarts += offset == 0 ? 1 : 0;
-    return (ptrdiff_t)take;
-}
-
 static void expect_uploaded(const fake_seen *seen, size_t len) {
     assert_int_equal(seen->body_len, len);
     for (size_t i = 0; i < len; i++) {
@@ -1158,14 +1099,10 @@ static void expect_uploaded(const fake_seen *seen, size_t len) {
 static void test_raw(void **state) {
     (void)state;
     world w;
-    azo_raw_desc desc;
+    azo_raw_desc desc = raw_desc("/models");
     azo_raw_reply reply;
     azo_str value;
-    world_open(&w, NULL);
-    world_count_memory(&w, "fake.entra.");
-    world_start(&w);
-    memset(&desc, 0, sizeof desc);
-    desc.path = "/models";
+    world_begin(&w, "fake.entra.");
     expect(&w, raw_as(&w, &desc, &reply), AZO_OK);
     assert_int_equal(reply.http.status, 200);
     assert_int_equal(azo_json_get(reply.http.body, "data[0].id", &value), AZO_OK);
@@ -1193,8 +1130,7 @@ static void test_raw(void **state) {
 
     w.desc.api_version = "2024-10-21"; /* the same program on the dated route */
     world_restart(&w);
-    memset(&desc, 0, sizeof desc);
-    desc.path = "/chat/completions";
+    desc = raw_desc("/chat/completions");
     desc.deployment = FAKE_DEPLOYMENT;
     desc.body = "{\"messages\":[{\"role\":\"user\",\"content\":\"raw\"}]} and what is behind body_len";
     desc.body_len = strlen("{\"messages\":[{\"role\":\"user\",\"content\":\"raw\"}]}");
@@ -1218,23 +1154,19 @@ static void test_upload(void **state) {
     enum { SIZE = 300000 };
     (void)state;
     world w;
-    azo_raw_desc desc;
+    azo_raw_desc desc = raw_desc("/files");
     azo_raw_reply reply;
-    upload u = {SIZE, 0, 0, 0};
+    body_source u = {SIZE, 0, 0, 0};
     char *bytes = (char *)malloc(SIZE);
     assert_non_null(bytes);
     for (size_t i = 0; i < SIZE; i++) {
         bytes[i] = (char)fake_byte(i);
     }
-    world_open(&w, NULL);
-    world_count_memory(&w, "fake.entra.");
-    world_start(&w);
-    memset(&desc, 0, sizeof desc);
-    desc.path = "/files";
+    world_begin(&w, "fake.entra.");
     desc.content_type = "multipart/form-data; boundary=x";
     desc.body_len = SIZE;
     for (int how = 0; how < 3; how++) { /* read piece by piece, borrowed, copied */
-        desc.read_body = how == 0 ? read_upload : NULL;
+        desc.read_body = how == 0 ? read_source : NULL;
         desc.read_user_data = how == 0 ? &u : NULL;
         desc.body = how == 0 ? NULL : bytes;
         desc.body_borrowed = how == 1;
@@ -1255,7 +1187,7 @@ static void test_upload(void **state) {
     memset(&u, 0, sizeof u);
     u.len = SIZE;
     desc.body = NULL;
-    desc.read_body = read_upload;
+    desc.read_body = read_source;
     desc.read_user_data = &u;
     expect(&w, raw_as(&w, &desc, &reply), AZO_OK);
     assert_int_equal(reply.http.attempts, 2);
@@ -1315,13 +1247,9 @@ static void test_download(void **state) {
     };
     (void)state;
     world w;
-    azo_raw_desc desc;
+    azo_raw_desc desc = raw_desc("/audio/speech");
     azo_raw_reply reply;
-    world_open(&w, NULL);
-    world_count_memory(&w, "fake.entra.");
-    world_start(&w);
-    memset(&desc, 0, sizeof desc);
-    desc.path = "/audio/speech";
+    world_begin(&w, "fake.entra.");
     desc.body = "{\"model\":\"gpt-4o\",\"input\":\"x\",\"voice\":\"alloy\",\"bytes\":300000}";
     desc.accept = "audio/mpeg";
     desc.on_body = take_bytes;
@@ -1401,14 +1329,11 @@ static void test_raw_events(void **state) {
                                  "data: one\ndata: two\n\nevent: done\r\ndata: [DONE]\r\n\r\ndata: late\n\n";
     (void)state;
     world w;
-    azo_raw_desc desc;
+    azo_raw_desc desc = raw_desc("/responses");
     azo_raw_reply reply;
     test_notes notes;
     memset(&notes, 0, sizeof notes);
-    world_open(&w, NULL);
-    world_start(&w);
-    memset(&desc, 0, sizeof desc);
-    desc.path = "/responses";
+    world_begin(&w, NULL);
     desc.body = "{}";
     desc.on_event = note_event;
     desc.user_data = &notes;
@@ -1548,13 +1473,9 @@ static void drive_chat(driver *d, const azo_chat_desc *desc, test_notes *notes) 
 static void drive_embed(driver *d, test_notes *notes) {
     world *w = d->w;
     azo_str input = azo_s("text");
-    azo_embed_desc desc;
+    azo_embed_desc desc = embed_desc(&input, 1);
     azo_embed_reply reply;
     azo_result r;
-    memset(&desc, 0, sizeof desc);
-    desc.inputs = &input;
-    desc.input_count = 1;
-    desc.deployment = "embed";
     if (d->way == BLOCKING) {
         r = azo_embed(w->client, &desc, &reply, &w->error);
     } else {
@@ -1612,25 +1533,20 @@ static void drive_all(driver *d, test_notes *notes) {
     azo_message message = azo_user("Hi");
     azo_message bad = azo_user("this is forbidden");
     azo_chat_desc chat_it = chat_desc(&message);
-    azo_raw_desc raw_it;
+    azo_raw_desc raw_it = raw_desc("/models");
     listener l;
-    upload u = {50000, 0, 0, 0};
-    memset(&l, 0, sizeof l);
+    body_source u = {50000, 0, 0, 0};
     drive_chat(d, &chat_it, notes);
-    chat_it.stream = true;
-    chat_it.on_event = listen_to;
-    chat_it.user_data = &l;
+    chat_it = listener_desc(&message, &l);
     drive_chat(d, &chat_it, notes);
     test_note(notes, "%s %s %d\n", l.text.text, l.kinds.text, l.events);
     chat_it.messages = &bad;
     drive_chat(d, &chat_it, notes);
     drive_embed(d, notes);
-    memset(&raw_it, 0, sizeof raw_it);
-    raw_it.path = "/models";
     drive_raw(d, &raw_it, notes);
     raw_it.path = "/files";
     raw_it.content_type = "text/plain";
-    raw_it.read_body = read_upload;
+    raw_it.read_body = read_source;
     raw_it.read_user_data = &u;
     raw_it.body_len = u.len;
     drive_raw(d, &raw_it, notes);
@@ -1750,6 +1666,7 @@ static void test_twenty_at_once(void **state) {
     world_open(&w, NULL);
     world_count_memory(&w, "fake.entra.");
     fake_set(w.service, FAKE_SERVICE, FAKE_DELAY_MS, 30);
+    w.desc.connect_timeout_ms = AZO_OFF; /* twenty handshakes in one thread, on a machine of any speed */
     world_start(&w);
     run_many(&w, 20);
     assert_int_equal(fake_count(w.service, FAKE_ENTRA), 1);
@@ -1790,8 +1707,7 @@ static void test_blocking_moves_the_others(void **state) {
     azo_message message = azo_user("other");
     azo_chat_desc desc = chat_desc(&message);
     azo_chat_reply reply;
-    world_open(&w, NULL);
-    world_start(&w);
+    world_begin(&w, NULL);
     azo_request *other = chat_begin(&w, &desc);
     for (int64_t end = now_ms() + WAIT_MS; azo_request_result(other) == AZO_PENDING && now_ms() < end;) {
         expect(&w, ask(&w, "Hi"), AZO_OK);
@@ -1810,8 +1726,7 @@ static void test_reuse(void **state) {
     (void)state;
     world w;
     azo_chat_reply reply;
-    world_open(&w, NULL);
-    world_start(&w);
+    world_begin(&w, NULL);
     for (int i = 0; i < 5; i++) {
         expect(&w, ask(&w, "Hi"), AZO_OK);
         assert_int_equal(last_request(&w, FAKE_SERVICE)->connection, 1);
@@ -1997,8 +1912,7 @@ static void test_claims_challenge(void **state) {
     (void)state;
     world w;
     azo_chat_reply reply;
-    world_open(&w, NULL);
-    world_start(&w);
+    world_begin(&w, NULL);
     expect(&w, ask(&w, "Hi"), AZO_OK);
     fake_reply challenge = {
         .status = 401,

@@ -10,9 +10,6 @@
 
 #include <netinet/in.h>
 
-#define CHOICE(text)                                                                                                \
-    "{\"choices\":[{\"index\":0,\"finish_reason\":\"stop\",\"message\":{\"role\":\"assistant\",\"content\":\"" text \
-    "\"}}]}"
 #define CHUNK(text) "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"" text "\"}}]}\n\n"
 #define LAST "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n"
 #define DONE "data: [DONE]\n\n"
@@ -50,9 +47,7 @@ static azo_result fail_chat(world *w) {
 /* The same, streamed to a listener unless that is NULL, with a limit for silence in the answer (0: the usual one). */
 static azo_result listen_for(world *w, listener *l, int32_t idle_ms, azo_chat_reply *reply) {
     azo_message message = azo_user("canary-prompt");
-    azo_chat_desc desc = chat_desc(&message);
-    desc.on_event = l != NULL ? listen_to : NULL;
-    desc.user_data = l;
+    azo_chat_desc desc = l != NULL ? listener_desc(&message, l) : chat_desc(&message);
     desc.call.idle_timeout_ms = idle_ms;
     return chat_as(w, &desc, reply);
 }
@@ -284,13 +279,11 @@ static void test_content_filter(void **state) {
     world_start(&w);
     for (int streamed = 0; streamed < 2; streamed++) {
         azo_message message = azo_user("canary-prompt that is forbidden");
-        azo_chat_desc desc = chat_desc(&message);
+        listener l;
+        azo_chat_desc desc = listener_desc(&message, &l);
         azo_chat_reply reply;
         azo_str value;
-        listener l;
-        memset(&l, 0, sizeof l);
         desc.on_event = streamed ? listen_to : NULL;
-        desc.user_data = &l;
         expect(&w, chat_as(&w, &desc, &reply), AZO_ERR_CONTENT_FILTER);
         assert_int_equal(w.error.who, AZO_WHO_PROMPT);
         assert_int_equal(w.error.http_status, 400);
@@ -325,9 +318,7 @@ static void test_rate_limit(void **state) {
     (void)state;
     world w;
     azo_chat_reply reply;
-    world_open(&w, NULL);
-    world_use_key(&w);
-    world_start(&w);
+    world_begin_with_key(&w);
     fake_reply busy = {.status = 429,
                        .headers = "retry-after-ms: 100\r\nRetry-After: 50\r\n",
                        .body = "{\"error\":{\"code\":\"429\",\"message\":\"Slow down.\"}}"};
@@ -396,10 +387,7 @@ static void test_what_is_tried_again(void **state) {
     (void)state;
     world w;
     azo_chat_reply reply;
-    world_open(&w, NULL);
-    world_use_key(&w);
-    world_count_memory(&w, FAKE_API_KEY);
-    world_start(&w);
+    world_begin_with_key(&w);
     for (size_t i = 0; i < COUNT(cases); i++) {
         char headers[128];
         fake_reply refusal = {.status = cases[i].status, .headers = headers, .body = page};
@@ -433,34 +421,18 @@ static void test_what_is_tried_again(void **state) {
     world_close(&w);
 }
 
-typedef struct upload {
-    size_t len;
-    size_t read;
-} upload;
-
-static ptrdiff_t read_zeros(uint64_t offset, void *buf, size_t cap, void *user_data) {
-    upload *u = (upload *)user_data;
-    size_t left = u->len - (size_t)offset;
-    size_t take = left < cap ? left : cap;
-    memset(buf, 0, take);
-    u->read += take;
-    return (ptrdiff_t)take;
-}
-
 /* The answer comes while the body is still on its way: it counts, not the broken pipe. */
 static void test_early_answer(void **state) {
     (void)state;
     world w;
-    azo_raw_desc desc;
+    azo_raw_desc desc = raw_desc("/files");
     azo_raw_reply reply;
-    upload u = {20000000, 0};
+    body_source u = {20000000, 0, 0, 0};
     world_of_failures(&w, NULL);
     w.desc.max_retries = 2;
     world_start(&w);
-    memset(&desc, 0, sizeof desc);
-    desc.path = "/files";
     desc.content_type = "application/octet-stream";
-    desc.read_body = read_zeros;
+    desc.read_body = read_source;
     desc.read_user_data = &u;
     desc.body_len = u.len;
     fake_reply early = {
@@ -579,7 +551,6 @@ static void test_cut_streams(void **state) {
                 bool done = places[p] == size;
                 bool finished = places[p] >= size - strlen(DONE);
                 bool orderly = cuts[c] == FAKE_CUT_ORDERLY && framings[f] == FAKE_UNTIL_CLOSE;
-                memset(&l, 0, sizeof l);
                 fake_push(w.service, FAKE_SERVICE, &cut);
                 azo_result r = listen_for(&w, &l, cuts[c] == FAKE_CUT_STALL ? STALL_MS : 0, &reply);
                 const char *heard = l.text.text != NULL ? l.text.text : "";
@@ -637,7 +608,6 @@ static void test_cut_anywhere(void **state) {
     for (size_t at = 0; at <= notes.len; at += at + 40 > notes.len ? 1 : 3) {
         listener l;
         fake_reply cut = {.raw = notes.text, .cut = FAKE_CUT_FIN, .cut_after = at};
-        memset(&l, 0, sizeof l);
         fake_push(w.service, FAKE_SERVICE, &cut);
         azo_result r = stream_to(&w, &l, &reply);
         if ((r == AZO_OK) != (at >= enough)) {
@@ -664,10 +634,7 @@ static void test_cut_and_tried_again(void **state) {
     world w;
     azo_chat_reply reply;
     listener l;
-    memset(&l, 0, sizeof l);
-    world_open(&w, NULL);
-    world_use_key(&w);
-    world_start(&w);
+    world_begin_with_key(&w);
     fake_reply cut = {
         .body = body, .framing = FAKE_CHUNKED, .cut = FAKE_CUT_FIN, .cut_after = 10, .events_per_chunk = 1};
     fake_push(w.service, FAKE_SERVICE, &cut);
@@ -716,7 +683,6 @@ static void test_wrong_streams(void **state) {
     for (size_t i = 0; i < COUNT(cases); i++) {
         listener l;
         fake_reply wrong = {.body = cases[i].body, .framing = FAKE_CHUNKED, .chunk_size = i % 3 * 10};
-        memset(&l, 0, sizeof l);
         fake_push(w.service, FAKE_SERVICE, &wrong);
         azo_result r = stream_to(&w, &l, &reply);
         if (r != cases[i].want) {
@@ -730,7 +696,6 @@ static void test_wrong_streams(void **state) {
     }
     listener l;
     char late[512];
-    memset(&l, 0, sizeof l);
     (void)snprintf(late, sizeof late, "%s%s", CHUNK("One "), broken);
     fake_reply wrong = {.body = late, .framing = FAKE_CHUNKED};
     fake_push(w.service, FAKE_SERVICE, &wrong);
@@ -836,7 +801,6 @@ static void test_caps(void **state) {
     fake_reply long_event = {.body = big, .framing = FAKE_CHUNKED, .chunk_size = 1000};
     azo_chat_reply reply;
     listener l;
-    memset(&l, 0, sizeof l);
     fake_push(w.service, FAKE_SERVICE, &long_event);
     expect(&w, stream_to(&w, &l, &reply), AZO_ERR_LIMIT);
     expect_part(w.error.message, "max_event_bytes");
@@ -912,7 +876,6 @@ static void test_total_budget(void **state) {
     world w;
     azo_chat_reply reply;
     listener l;
-    memset(&l, 0, sizeof l);
     world_open(&w, NULL);
     w.desc.total_timeout_ms = 300;
     fake_set(w.service, FAKE_ENTRA, FAKE_SILENCE, 1);
@@ -927,9 +890,7 @@ static void test_total_budget(void **state) {
     fake_set(w.service, FAKE_SERVICE, FAKE_STREAM_DELAY_MS, 100);
     fake_set(w.service, FAKE_SERVICE, FAKE_STREAM_EVENTS, 1);
     azo_message message = azo_user("one two three four five six seven eight nine ten");
-    azo_chat_desc desc = chat_desc(&message);
-    desc.on_event = listen_to;
-    desc.user_data = &l;
+    azo_chat_desc desc = listener_desc(&message, &l);
     desc.call.total_timeout_ms = 400;
     expect(&w, chat_as(&w, &desc, &reply), AZO_ERR_TIMEOUT);
     assert_int_equal(w.error.stage, AZO_STAGE_BODY);
@@ -955,7 +916,6 @@ static void test_interrupted(void **state) {
     int calls = 0;
     listener l;
     azo_chat_reply reply;
-    memset(&l, 0, sizeof l);
     world_of_failures(&w, NULL);
     fake_set(w.service, FAKE_SERVICE, FAKE_STREAM_DELAY_MS, 10);
     w.desc.interrupted = interrupt_fourth;

@@ -1,5 +1,6 @@
 /* unit_calls.c - endpoints and routes, request bodies, replies whole and in pieces, refusals, embeddings, the raw path,
- * tokens and histories. No network: what the machine of attempts does with a request is played here. */
+ * tokens and histories, and how a client is opened and driven. No network: what the machine of attempts does with a
+ * request is played here. */
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -155,6 +156,7 @@ typedef struct route_case {
 
 #define DATED "/openai/deployments/d/chat/completions?api-version=" VERSION
 #define V1 "/openai/v1/chat/completions"
+#define FIFTY "a.name.that.is.long.and.has.no.end.and.is.not.here."
 
 static const route_case routes[] = {
     {"https://contoso.openai.azure.com", VERSION, "d", "s contoso.openai.azure.com 443 " DATED},
@@ -176,6 +178,8 @@ static const route_case routes[] = {
     {"https://c.x/openai/deployments/other/chat/completions", VERSION, "d", "s c.x 443 " DATED},
     {"https://c.x/openai/deployments/gpt%204o%2Fx/embeddings?API-version=" VERSION, NULL, NULL,
      "s c.x 443 /openai/deployments/gpt%204o%2Fx/chat/completions?api-version=" VERSION},
+    {"https://c.x/openai/deployments/a%zzb%2gc%2/chat/completions", VERSION, NULL, /* no escapes: as they are */
+     "s c.x 443 /openai/deployments/a%25zzb%252gc%252/chat/completions?api-version=" VERSION},
     {"https://c.x/openai/deployments/openai/chat/completions", VERSION, NULL,
      "s c.x 443 /openai/deployments/openai/chat/completions?api-version=" VERSION},
     {"https://c.x/openai/responses?api-version=" VERSION, NULL, "d", "s c.x 443 " DATED},
@@ -191,6 +195,7 @@ static const route_case routes[] = {
     {"http://127.0.0.1", NULL, "d", "p 127.0.0.1 80 " V1},
     {"http://[::1]:81/", NULL, "d", "p ::1 81 " V1},
     {"http://contoso.openai.azure.com", NULL, "d", NULL},
+    {"http://" FIFTY FIFTY FIFTY FIFTY FIFTY "com", NULL, "d", NULL}, /* the longest name there is */
     {"https://user:pw@contoso.openai.azure.com", NULL, "d", NULL},
     {"https://contoso.openai.azure.com/#frag", NULL, "d", NULL},
     {"ftp://contoso.openai.azure.com", NULL, "d", NULL},
@@ -287,6 +292,7 @@ static void test_scopes(void **state) {
         {"https://c.openai.azure.cn", NULL, "https://cognitiveservices.azure.cn/.default"},
         {NULL, VERSION, "https://cognitiveservices.azure.com/.default"},
         {NULL, NULL, "https://ai.azure.com/.default"},
+        {NULL, "preview", "https://ai.azure.com/.default"},
     };
     size_t i;
     (void)state;
@@ -315,6 +321,41 @@ static void test_scopes(void **state) {
         assert_int_equal(azo_token_begin(client, NULL, &job, &err), AZO_OK);
         assert_string_equal(job->slot->scope.data, "api://mine/.default");
         azo_request_free(job);
+        azo_client_close(client);
+    }
+}
+
+static void test_proxies(void **state) {
+    static const struct {
+        const char *proxy;
+        azo_result result;
+        const char *host;
+        const char *credential; /* base64 */
+    } cases[] = {
+        {"proxy.example", AZO_OK, "proxy.example", NULL},
+        {" http://proxy.example:3128/ ", AZO_OK, "proxy.example", NULL},
+        {"http://us%65r:p%40ss%zz@[::1]:3128", AZO_OK, "::1", "dXNlcjpwQHNzJXp6"},
+        {"http://proxy.example/path", AZO_ERR_ARGUMENT, NULL, NULL},
+        {"http://proxy.example?query", AZO_ERR_ARGUMENT, NULL, NULL},
+        {"http://proxy.example/?query", AZO_ERR_ARGUMENT, NULL, NULL},
+        {"socks5://proxy.example", AZO_ERR_ARGUMENT, NULL, NULL},
+        {"https://proxy.example", AZO_ERR_UNSUPPORTED, NULL, NULL},
+    };
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        azo_client_desc desc = desc_of(ENDPOINT, NULL, "d");
+        azo_client *client;
+        azo_error err;
+        desc.proxy = cases[i].proxy;
+        assert_int_equal(azo_client_open(&desc, &client, &err), cases[i].result);
+        if (cases[i].result == AZO_OK) {
+            assert_string_equal(client->proxy_host.data, cases[i].host);
+            check_text(azoi_buf_view(&client->proxy_auth), cases[i].credential);
+        } else {
+            test_sentences(err.message);
+            assert_null(client);
+        }
         azo_client_close(client);
     }
 }
@@ -443,6 +484,7 @@ static void test_body_of_81(void **state) {
 static void test_body_fields(void **state) {
     azo_client *client = client_for(ENDPOINT, NULL, "my \"d\"");
     azo_message messages[4];
+    azo_tool tool = {"get_weather", NULL, NULL, {true, false}};
     azo_chat_desc desc = chat_of(messages, 4);
     azo_str id = {"call_1", 6};
     (void)state;
@@ -452,6 +494,8 @@ static void test_body_fields(void **state) {
     messages[2] = azo_tool_result(id, "{}");
     messages[3] = azo_say(NULL, NULL);
     messages[3].raw_json = " {\"role\":\"user\",\"content\":\"x\"} ";
+    desc.tools = &tool;
+    desc.tool_count = 1;
     desc.response_format_json = "{\"type\":\"json_object\"}";
     desc.reasoning_effort = "low";
     desc.user = "u";
@@ -472,7 +516,8 @@ static void test_body_fields(void **state) {
         client, &desc,
         "{\"model\":\"my \\\"d\\\"\",\"messages\":[{\"role\":\"developer\",\"content\":\"tab\\t \xef\xbf\xbd "
         "\\u0001\"},{\"role\":\"assistant\",\"content\":null,\"name\":\"n\"},{\"role\":\"tool\",\"content\":\"{}\","
-        "\"tool_call_id\":\"call_1\"},{\"role\":\"user\",\"content\":\"x\"}],\"tool_choice\":{\"type\":"
+        "\"tool_call_id\":\"call_1\"},{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{\"type\":\"function\","
+        "\"function\":{\"name\":\"get_weather\",\"strict\":false}}],\"tool_choice\":{\"type\":"
         "\"function\",\"function\":{\"name\":\"get_weather\"}},\"response_format\":{\"type\":\"json_object\"},"
         "\"reasoning_effort\":\"low\",\"user\":\"u\",\"temperature\":0.2,\"top_p\":1,\"presence_penalty\":-0.5,"
         "\"frequency_penalty\":0,\"max_tokens\":5,\"n\":2,\"logprobs\":true,\"top_logprobs\":3,"
@@ -540,9 +585,9 @@ static void test_body_refusals(void **state) {
     desc.temperature = azo_num(strtod("nan", NULL));
     check_no_body(client, &desc, "temperature");
     desc.temperature = azo_num(strtod("-inf", NULL));
+    desc.n = -1; /* of two faults the first is told */
     check_no_body(client, &desc, "temperature");
     desc.temperature.set = false;
-    desc.n = -1;
     check_no_body(client, &desc, "negative");
     desc.n = 0;
     desc.response_format_json = "\"text\"";
@@ -733,21 +778,10 @@ static void test_limit_waits(void **state) {
     static const struct {
         const char *text;
         int32_t ms;
-    } cases[] = {{"10", 10000},
-                 {"0", 0},
-                 {"17ms", 17},
-                 {"6m0s", 360000},
-                 {"1h2m3.5s", 3723500},
-                 {"1.25", 1250},
-                 {"0s", 0},
-                 {"", -1},
-                 {"-1", -1},
-                 {"x", -1},
-                 {"5x", -1},
-                 {"5 s", -1},
-                 {"99999999h", INT32_MAX},
-                 {"1s1", 2000},
-                 {"ms", -1}};
+    } cases[] = {{"10", 10000},  {"0", 0},    {"17ms", 17}, {"6m0s", 360000}, {"1h2m3.5s", 3723500},
+                 {"1.25", 1250}, {"0s", 0},   {"", -1},     {"-1", -1},       {"x", -1},
+                 {"5x", -1},     {"5 s", -1}, {"5sm", -1},  {"1m5hh", -1},    {"99999999h", INT32_MAX},
+                 {"1s1", 2000},  {"ms", -1}};
     size_t i;
     (void)state;
     for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -768,6 +802,10 @@ typedef struct stream_run {
     test_notes *notes; /* of the present piece */
 } stream_run;
 
+static const char *or_dash(azo_str text) {
+    return text.ptr != NULL ? text.ptr : "-";
+}
+
 static int on_event(const azo_event *event, void *user_data) {
     static const char *const kinds[] = {"?", "text", "refusal", "tool", "filter", "finish", "usage", "other"};
     stream_run *run = (stream_run *)user_data;
@@ -779,8 +817,7 @@ static int on_event(const azo_event *event, void *user_data) {
     if (!run->quiet) {
         test_note(run->notes, "%s %d.%d ", kinds[event->kind], event->choice, event->tool);
         if (event->tool_id.ptr != NULL || event->tool_name.ptr != NULL) {
-            test_note(run->notes, "%s %s ", event->tool_id.ptr != NULL ? event->tool_id.ptr : "-",
-                      event->tool_name.ptr != NULL ? event->tool_name.ptr : "-");
+            test_note(run->notes, "%s %s ", or_dash(event->tool_id), or_dash(event->tool_name));
         }
         test_note_text(run->notes, event->text);
         test_note(run->notes, "\n");
@@ -819,18 +856,20 @@ static void note_reply(test_notes *n, const azo_chat_reply *reply) {
             test_note(n, " refusal ");
             test_note_text(n, c->refusal);
         }
-        test_note(n, " %s", c->finish_reason.ptr != NULL ? c->finish_reason.ptr : "-");
+        test_note(n, " %s", or_dash(c->finish_reason));
         if (c->filter_json.ptr != NULL) {
             test_note(n, " %s", c->filter_json.ptr);
         }
         for (k = 0; k < c->tool_call_count; k++) {
-            test_note(n, " [%s %s %s]", c->tool_calls[k].id.ptr, c->tool_calls[k].name.ptr,
-                      c->tool_calls[k].arguments.ptr);
+            test_note(n, " [%s %s %s]", or_dash(c->tool_calls[k].id), or_dash(c->tool_calls[k].name),
+                      or_dash(c->tool_calls[k].arguments));
         }
         test_note(n, "\n");
     }
-    test_note(n, "id %s tokens %d+%d\n", reply->id.ptr != NULL ? reply->id.ptr : "-", (int)reply->prompt_tokens,
-              (int)reply->completion_tokens);
+    if (reply->prompt_filter_json.ptr != NULL) {
+        test_note(n, "prompt %s\n", reply->prompt_filter_json.ptr);
+    }
+    test_note(n, "id %s tokens %d+%d\n", or_dash(reply->id), (int)reply->prompt_tokens, (int)reply->completion_tokens);
 }
 
 static void stream_end(void *self, test_notes *notes) {
@@ -890,8 +929,9 @@ static void check_stream(const char *input, const char *expected) {
     "tool 0.0 call_A get_weather ''\ntool 0.0 '{\"city\":'\ntool 0.1 call_B get_time ''\ntool 0.0 '\"Bern\"}'\n" \
     "tool 0.1 '{\"tz\":\"CET\"}'\nfinish 0.0 'tool_calls'\n"                                                     \
     "usage 0.0 '{\"completion_tokens\":31,\"prompt_tokens\":70,\"total_tokens\":101}'\n"
-#define REPLY_82                                                                                        \
-    "choice - tool_calls [call_A get_weather {\"city\":\"Bern\"}] [call_B get_time {\"tz\":\"CET\"}]\n" \
+#define REPLY_82                                                                                                       \
+    "choice - tool_calls [call_A get_weather {\"city\":\"Bern\"}] [call_B get_time {\"tz\":\"CET\"}]\n"                \
+    "prompt [{\"prompt_index\":0,\"content_filter_results\":{\"hate\":{\"filtered\":false,\"severity\":\"safe\"}}}]\n" \
     "id chatcmpl-T2 tokens 70+31\n"
 
 /* Replaces every LF. */
@@ -981,7 +1021,24 @@ static void test_stream_83(void **state) {
                  "finish 0.0 'content_filter'\nAZO_OK\n"
                  "choice 'Gr\\xc3\\xbcezi \\xf0\\x9f\\x98\\x80' content_filter {\"violence\":{\"filtered\":false,"
                  "\"severity\":\"low\"},\"protected_material_text\":{\"detected\":true,\"filtered\":true}}\n"
-                 "id chatcmpl-T3 tokens -1+-1\n");
+                 "prompt [{\"prompt_index\":0,\"content_filter_results\":{\"hate\":{\"filtered\":false,\"severity\":"
+                 "\"safe\"}}}]\nid chatcmpl-T3 tokens -1+-1\n");
+}
+
+/* Of each category the latest results count; a finish by the filter is not taken back. */
+static void test_stream_filters(void **state) {
+    (void)state;
+    check_stream("data: {\"prompt_filter_results\":[{\"prompt_index\":0,\"content_filter_results\":{\"hate\":1}},{"
+                 "\"prompt_index\":1,\"content_filter_results\":{\"hate\":2}}],\"choices\":[]}\n\n"
+                 "data: {\"choices\":[{\"content_filter_results\":{\"hate\":0,\"violence\":0}}]}\n\n"
+                 "data: {\"choices\":[{\"content_filter_results\":{\"violence\":4,\"jailbreak\":0}}]}\n\n"
+                 "data: {\"choices\":[{\"finish_reason\":\"content_filter\"}]}\n\n"
+                 "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n",
+                 "filter -1.0 '{\"hate\":1}'\nfilter -1.0 '{\"hate\":2}'\nfilter 0.0 '{\"hate\":0,\"violence\":0}'\n"
+                 "filter 0.0 '{\"violence\":4,\"jailbreak\":0}'\nfinish 0.0 'content_filter'\nfinish 0.0 'stop'\n"
+                 "AZO_OK\nchoice - content_filter {\"hate\":0,\"violence\":4,\"jailbreak\":0}\n"
+                 "prompt [{\"prompt_index\":0,\"content_filter_results\":{\"hate\":1}},{\"prompt_index\":1,"
+                 "\"content_filter_results\":{\"hate\":2}}]\nid - tokens -1+-1\n");
 }
 
 #define DELTA(content)                                                                                       \
@@ -1001,6 +1058,14 @@ static void test_stream_84(void **state) {
     check_stream("data: {\"error\":{\"code\":\"content_filter\",\"message\":\"x\"}}\n\n",
                  "AZO_ERR_CONTENT_FILTER\nid - tokens -1+-1\n");
     check_stream("data: {\"error\":\"plain\"}\n\n", "AZO_ERR_SERVICE\nid - tokens -1+-1\n");
+    check_stream("data: {\"error\":{\"code\":\"200\"}}\n\n", "AZO_ERR_SERVICE\nid - tokens -1+-1\n");
+    check_stream("data: {\"error\":{\"code\":\"600\"}}\n\n", "AZO_ERR_SERVICE\nid - tokens -1+-1\n");
+    /* the last event without its blank line */
+    check_stream(DELTA("Par") "data: {\"error\":{\"code\":\"429\",\"message\":\"x\"}}",
+                 "text 0.0 'Par'\nAZO_ERR_RATE_LIMIT\nchoice 'Par' -\nid i tokens -1+-1\n");
+    /* an event with choices is one of the answer, whatever its name */
+    check_stream("event: error\n" DELTA("a") STOP_CHUNK,
+                 "text 0.0 'a'\nfinish 0.0 'stop'\nAZO_OK\nchoice 'a' stop\nid i tokens -1+-1\n");
 }
 
 static void test_stream_ends(void **state) {
@@ -1036,6 +1101,10 @@ static void test_stream_glued(void **state) {
                  "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"b\"},\"finish_reason\":\"stop\"}]}\n"
                  "data: [DONE]\n\n",
                  "text 0.0 'a'\ntext 0.0 'b'\nfinish 0.0 'stop'\nAZO_OK\nchoice 'ab' stop\nid g tokens -1+-1\n");
+    check_stream("data: {\"id\":\"g\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\ndata:\ndata:  \n"
+                 "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"b\"}}]}\n"
+                 "data: [DONE]\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"never\"}}]}\n\n",
+                 "text 0.0 'a'\ntext 0.0 'b'\nAZO_OK\nchoice 'ab' -\nid g tokens -1+-1\n");
     check_stream("data: {\"id\":\"g\",\"choices\":[\ndata: {\"index\":0,\"delta\":{\"content\":\"a\"},\n"
                  "data: \"finish_reason\":\"stop\"}]}\n\n",
                  "text 0.0 'a'\nfinish 0.0 'stop'\nAZO_OK\nchoice 'a' stop\nid g tokens -1+-1\n");
@@ -1053,6 +1122,25 @@ static void test_stream_choices(void **state) {
                  "text 1.0 'B'\ntext 0.0 'A'\nrefusal 0.0 'no'\nother 0.0 -\ntext 0.0 'a'\n"
                  "text 1.0 'b\\xf0\\x9f\\x98\\x80'\nAZO_OK\nchoice 'Aa' refusal 'no' -\nchoice "
                  "'Bb\\xf0\\x9f\\x98\\x80' -\nchoice '' -\nid - tokens -1+-1\n");
+    check_stream("data: {\"choices\":[{\"index\":-1,\"delta\":{}}]}\n\n", "AZO_ERR_JSON\nid - tokens -1+-1\n");
+    check_stream("data: {\"choices\":[{\"index\":200,\"delta\":{}}]}\n\n", "AZO_ERR_JSON\nid - tokens -1+-1\n");
+    check_stream("data: {\"choices\":[null,5,{\"index\":0,\"delta\":null},{\"index\":0,\"delta\":{\"tool_calls\":[7],"
+                 "\"content\":{}}}],\"usage\":null,\"prompt_filter_results\":[3,{}],\"id\":7,\"model\":null}\n\n"
+                 "data: 5\n\ndata: [DONE]\n\n",
+                 "other 0.0 -\nother 0.0 -\nAZO_OK\nchoice - -\nid - tokens -1+-1\n");
+}
+
+/* A piece of a tool call of one choice; `members` end in a comma. */
+#define PIECE(choice, members, arguments)                                             \
+    "data: {\"choices\":[{\"index\":" #choice ",\"delta\":{\"tool_calls\":[{" members \
+    "\"function\":{\"arguments\":\"" arguments "\"}}]}}]}\n\n"
+#define DONE "data: [DONE]\n\n"
+
+/* Where a piece of a tool call belongs. */
+static void test_stream_tools(void **state) {
+    static const char *const impossible[] = {"128", "-1", "-2", "1.5", "99999999999999999999"};
+    size_t i;
+    (void)state;
     /* fragments without an index, ids that are repeated, an object as arguments */
     check_stream(
         "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"id\":\"c1\",\"function\":{\"name\":\"f\",\"arguments"
@@ -1064,14 +1152,22 @@ static void test_stream_choices(void **state) {
         "\"finish_reason\":\"tool_calls\"}]}\n\n",
         "tool 0.0 c1 f '1'\ntool 0.0 '2'\ntool 0.1 c2 g '{\"x\":1}'\ntool 0.0 '3'\nfinish 0.0 'tool_calls'\n"
         "AZO_OK\nchoice - tool_calls [c1 f 123] [c2 g {\"x\":1}]\nid - tokens -1+-1\n");
-    check_stream("data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":128,\"id\":\"c1\"}]}}]}\n\n",
-                 "AZO_ERR_JSON\nchoice - -\nid - tokens -1+-1\n");
-    check_stream("data: {\"choices\":[{\"index\":-1,\"delta\":{}}]}\n\n", "AZO_ERR_JSON\nid - tokens -1+-1\n");
-    check_stream("data: {\"choices\":[{\"index\":200,\"delta\":{}}]}\n\n", "AZO_ERR_JSON\nid - tokens -1+-1\n");
-    check_stream("data: {\"choices\":[null,5,{\"index\":0,\"delta\":null},{\"index\":0,\"delta\":{\"tool_calls\":[7],"
-                 "\"content\":{}}}],\"usage\":null,\"prompt_filter_results\":[3,{}],\"id\":7,\"model\":null}\n\n"
-                 "data: 5\n\ndata: [DONE]\n\n",
-                 "other 0.0 -\nother 0.0 -\nAZO_OK\nchoice - -\nid - tokens -1+-1\n");
+    /* the same for each choice */
+    check_stream(PIECE(1, "\"id\":\"c1\",", "1") PIECE(0, "", "2") PIECE(1, "", "3") DONE,
+                 "tool 1.0 c1 - '1'\ntool 0.0 '2'\ntool 1.0 '3'\n"
+                 "AZO_OK\nchoice - - [- - 2]\nchoice - - [c1 - 13]\nid - tokens -1+-1\n");
+    /* out of order */
+    check_stream(PIECE(0, "\"index\":1,", "B") PIECE(0, "\"index\":0,", "A") PIECE(0, "\"index\":1,", "b") DONE,
+                 "tool 0.1 'B'\ntool 0.0 'A'\ntool 0.1 'b'\n"
+                 "AZO_OK\nchoice - - [- - A] [- - Bb]\nid - tokens -1+-1\n");
+    /* an index that is no number is none */
+    check_stream(PIECE(0, "\"index\":\"x\",", "1") DONE,
+                 "tool 0.0 '1'\nAZO_OK\nchoice - - [- - 1]\nid - tokens -1+-1\n");
+    for (i = 0; i < sizeof impossible / sizeof impossible[0]; i++) {
+        char input[160];
+        snprintf(input, sizeof input, PIECE(0, "\"index\":%s,", "1"), impossible[i]);
+        check_stream(input, "AZO_ERR_JSON\nchoice - -\nid - tokens -1+-1\n");
+    }
 }
 
 static void test_stream_stop(void **state) {
@@ -1095,20 +1191,53 @@ static void test_stream_stop(void **state) {
 }
 
 static void test_stream_limit(void **state) {
+    static const char *const bodies[] = {DELTA("1234") DELTA("5678") STOP_CHUNK, DELTA("123456789") STOP_CHUNK};
+    static const char *const kept[] = {"1234", NULL};
     azo_client_desc desc = desc_of(ENDPOINT, NULL, "d");
     azo_client *client;
-    azo_request *job;
-    azo_chat_reply reply;
-    azo_error err;
+    size_t i;
     (void)state;
     desc.max_response_bytes = 8;
     client = client_of(&desc);
-    job = begin_hello(client, true);
-    assert_int_equal(play(job, 200, "", DELTA("1234") DELTA("5678") STOP_CHUNK), AZO_ERR_LIMIT);
-    assert_int_equal(azo_chat_end(job, &reply, &err), AZO_ERR_LIMIT);
-    test_sentences(err.message);
-    check_text(reply.text, "1234");
-    azo_chat_reply_free(&reply);
+    for (i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
+        azo_request *job = begin_hello(client, true);
+        azo_chat_reply reply;
+        azo_error err;
+        assert_int_equal(play(job, 200, "", bodies[i]), AZO_ERR_LIMIT);
+        assert_int_equal(azo_chat_end(job, &reply, &err), AZO_ERR_LIMIT);
+        test_sentences(err.message);
+        check_text(reply.text, kept[i]);
+        azo_chat_reply_free(&reply);
+    }
+    azo_client_close(client);
+}
+
+/* As many choices and tool calls as a reply may have, which all go on, and one more. */
+static void test_stream_parts(void **state) {
+    enum { TOOLS = 127, CHOICES = AZOI_MAX_PARTS / (1 + TOOLS) };
+    azo_client *client = client_for(ENDPOINT, NULL, "d");
+    int more;
+    (void)state;
+    for (more = 0; more < 2; more++) {
+        azo_result expected = more ? AZO_ERR_JSON : AZO_OK;
+        azo_request *job = begin_hello(client, true);
+        azo_chat_reply reply;
+        int i;
+        play_head(job, 200, "");
+        for (i = 0; i < 2 * CHOICES * TOOLS; i++) {
+            char piece[160];
+            snprintf(piece, sizeof piece, PIECE(% d, "\"index\":%d,", "%d,"), i % CHOICES, i / CHOICES % TOOLS, i);
+            assert_int_equal(play_piece(job, azo_s(piece)), AZO_OK);
+        }
+        assert_int_equal(play_end(job, play_piece(job, azo_s(more ? PIECE(4, "", "x") DONE : DONE))), expected);
+        assert_int_equal(azo_chat_end(job, &reply, NULL), expected);
+        assert_int_equal(reply.choice_count, CHOICES);
+        for (i = 0; i < CHOICES; i++) {
+            assert_int_equal(reply.choices[i].tool_call_count, TOOLS);
+        }
+        check_text(reply.choices[3].tool_calls[126].arguments, "507,1015,");
+        azo_chat_reply_free(&reply);
+    }
     azo_client_close(client);
 }
 
@@ -1191,25 +1320,33 @@ static void test_whole_bodies(void **state) {
     }
 }
 
+/* The same in one piece and in several. */
 static void test_custom_tools(void **state) {
+    static const char *const bodies[] = {
+        "{\"choices\":[{\"message\":{\"content\":\"\",\"refusal\":\"r\",\"tool_calls\":[{"
+        "\"id\":\"i\",\"type\":\"custom\",\"custom\":{\"name\":\"n\",\"input\":\"raw\"}},"
+        "{\"id\":\"j\",\"function\":{\"name\":\"m\",\"arguments\":\"{}\"}}]}}]}",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"\",\"refusal\":\"r\",\"tool_calls\":[{\"index\":0,"
+        "\"id\":\"i\",\"type\":\"custom\",\"custom\":{\"name\":\"n\",\"input\":\"r\"}}]}}]}\n\n"
+        "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"custom\":{\"input\":\"aw\"}},"
+        "{\"index\":1,\"id\":\"j\",\"function\":{\"name\":\"m\",\"arguments\":\"{}\"}}]}}]}\n\ndata: [DONE]\n\n"};
     azo_client *client = client_for(ENDPOINT, NULL, "d");
-    azo_request *job = begin_hello(client, false);
-    azo_chat_reply reply;
-    azo_error err;
+    int stream;
     (void)state;
-    assert_int_equal(play(job, 200, "",
-                          "{\"choices\":[{\"message\":{\"content\":\"\",\"refusal\":\"r\",\"tool_calls\":[{"
-                          "\"id\":\"i\",\"type\":\"custom\",\"custom\":{\"name\":\"n\",\"input\":\"raw\"}},"
-                          "{\"id\":\"j\",\"function\":{\"name\":\"m\",\"arguments\":\"{}\"}}]}}]}"),
-                     AZO_OK);
-    assert_int_equal(azo_chat_end(job, &reply, &err), AZO_OK);
-    check_text(reply.message_json,
-               "{\"role\":\"assistant\",\"content\":\"\",\"refusal\":\"r\",\"tool_calls\":[{\"id\":\"i\",\"type\":"
-               "\"custom\",\"custom\":{\"name\":\"n\",\"input\":\"raw\"}},{\"id\":\"j\",\"type\":\"function\","
-               "\"function\":{\"name\":\"m\",\"arguments\":\"{}\"}}]}");
-    assert_int_equal(reply.tool_call_count, 2);
-    check_text(reply.tool_calls[0].arguments, "raw");
-    azo_chat_reply_free(&reply);
+    for (stream = 0; stream < 2; stream++) {
+        azo_request *job = begin_hello(client, stream == 1);
+        azo_chat_reply reply;
+        azo_error err;
+        assert_int_equal(play(job, 200, "", bodies[stream]), AZO_OK);
+        assert_int_equal(azo_chat_end(job, &reply, &err), AZO_OK);
+        check_text(reply.message_json,
+                   "{\"role\":\"assistant\",\"content\":\"\",\"refusal\":\"r\",\"tool_calls\":[{\"id\":\"i\",\"type\":"
+                   "\"custom\",\"custom\":{\"name\":\"n\",\"input\":\"raw\"}},{\"id\":\"j\",\"type\":\"function\","
+                   "\"function\":{\"name\":\"m\",\"arguments\":\"{}\"}}]}");
+        assert_int_equal(reply.tool_call_count, 2);
+        check_text(reply.tool_calls[0].arguments, "raw");
+        azo_chat_reply_free(&reply);
+    }
     azo_client_close(client);
 }
 
@@ -1245,6 +1382,9 @@ static void test_ends(void **state) {
     job = begin_hello(client, false);
     assert_int_equal(play(job, 200, "", BODY_81), AZO_OK);
     assert_int_equal(azo_chat_end(job, NULL, NULL), AZO_OK);
+    job = begin_hello(client, false);
+    assert_int_equal(play(job, 404, "", ""), AZO_ERR_NOT_FOUND);
+    assert_int_equal(azo_chat_end(job, NULL, NULL), AZO_ERR_NOT_FOUND);
     desc.on_event = on_event_that_ends;
     desc.user_data = &job;
     job = begin_chat(client, &desc);
@@ -1356,6 +1496,11 @@ static const refusal_case refusals[] = {
      "{\"error\":{\"code\":\"BadRequest\",\"message\":\"x\",\"inner_error\":{\"code\":"
      "\"ResponsibleAIPolicyViolation\",\"content_filter_results\":{\"jailbreak\":{\"filtered\":true}}}}}",
      true, VERSION, AZO_ERR_CONTENT_FILTER, AZO_WHO_PROMPT, "BadRequest", "x", ": jailbreak (BadRequest"},
+    {400, "",
+     "{\"error\":{\"code\":\"content_filter\",\"innererror\":{\"content_filter_result\":{\"hate\":{\"filtered\":true,"
+     "\"severity\":\"high\"},\"a b\":{\"filtered\":true,\"severity\":\"c d\"},\"jailbreak\":{\"filtered\":true}}}}}",
+     true, VERSION, AZO_ERR_CONTENT_FILTER, AZO_WHO_PROMPT, "content_filter", "",
+     ": hate high, another, jailbreak (content_filter"},
     {400, "", BODY_B, true, VERSION, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "unsupported_parameter",
      "synthetic: parameter not allowed", "max_completion_tokens"},
     {401, "", BODY_C, true, VERSION, AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM, "401", "synthetic: bad key or endpoint",
@@ -1369,6 +1514,8 @@ static const refusal_case refusals[] = {
      "(PermissionDenied, HTTP 401). Give it the role Cognitive Services OpenAI User"},
     {403, "policy-id: ThrowExceptionDueToTrafficDenied\r\n", BODY_F, true, VERSION, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE,
      "403", NULL, "network rules"},
+    {403, "policy-id: ThrowExceptionDueToTrafficDenied\r\n", "", true, VERSION, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE, "",
+     "", "network rules"},
     {403, "", "{\"code\":\"403\",\"message\":\"something\"}", true, VERSION, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE, "403",
      "something", "forbids this call (HTTP 403)"},
     {403, "",
@@ -1408,7 +1555,8 @@ static const refusal_case refusals[] = {
     {431, "", "", true, VERSION, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "", "", "ten headers"},
     {415, "", "{\"detail\":\"media\"}", true, VERSION, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "", "media", "HTTP 415"},
     {400, "", "{\"error\":{\"code\":\"BadRequest\",\"message\":\"This API version is not supported\"}}", true,
-     "2020-01-01", AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "BadRequest", NULL, "refused the request under api_version 2020-01-01"},
+     "2020-01-01", AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "BadRequest", NULL,
+     "refused the request under api_version 2020-01-01"},
     {400, "", "{\"error\":\"just words\"}", true, VERSION, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "", "just words", ""},
     {400, "", "{\"error\":{\"code\":{\"a\":1},\"message\":[1]},\"message\":\"outer\"}", true, VERSION,
      AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "", "outer", ""},
@@ -1504,6 +1652,26 @@ static void test_refusal_secrets(void **state) {
         assert_non_null(strstr(err.detail, " and ****"));
         azo_client_close(client);
     }
+}
+
+/* A sentence that is longer than its place is cut, wherever its end falls. */
+static void test_refusal_cut(void **state) {
+    static const char *const texts[][2] = {
+        {"1234567", "1234567"}, {"12345678", "1234567"}, {"123$h, 456", "123cont"}, {"123456$h", "123456c"}};
+    azo_client *client = client_for(ENDPOINT, NULL, "d");
+    azo_request *job = begin_hello(client, false);
+    azoi_refusal refusal;
+    size_t i;
+    (void)state;
+    memset(&refusal, 0, sizeof refusal);
+    refusal.job = job;
+    for (i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        char out[8];
+        azoi_refusal_expand(&refusal, texts[i][0], out, sizeof out);
+        assert_string_equal(out, texts[i][1]);
+    }
+    azo_request_free(job);
+    azo_client_close(client);
 }
 
 static void test_regional(void **state) {
@@ -1637,12 +1805,15 @@ static void test_embeddings_refused(void **state) {
         {"{\"data\":[{\"index\":0,\"embedding\":\"AAC\"}]}", AZO_ERR_JSON, "empty"},
         {"{\"data\":[{\"index\":0,\"embedding\":\"AACAPg*=\"}]}", AZO_ERR_JSON, "base64"},
         {"{\"data\":[{\"index\":0,\"embedding\":\"AACAPgA=\"}]}", AZO_ERR_JSON, "base64"},
+        {"{\"data\":[{\"index\":0,\"embedding\":\"AACAPg          \"}]}", AZO_ERR_JSON, "base64"},
         {"{\"data\":[{\"index\":0,\"embedding\":[1,2]},{\"index\":1,\"embedding\":[1]}]}", AZO_ERR_JSON, "differ"},
         {"{\"data\":[{\"index\":0,\"embedding\":[1]},{\"index\":1,\"embedding\":[1,2]}]}", AZO_ERR_JSON, "differ"},
         {"{\"data\":[{\"index\":0,\"embedding\":[1]},{\"index\":1,\"embedding\":\"AACAPgAAAL8=\"}]}", AZO_ERR_JSON,
          "differ"},
         {"{\"data\":[{\"index\":0,\"embedding\":[1,null]}]}", AZO_ERR_JSON, "no number"},
         {"{\"data\":[{\"index\":0,\"embedding\":[1e39,1]}]}", AZO_ERR_JSON, "no number"},
+        {"{\"data\":[{\"index\":0,\"embedding\":[-1e39,1]}]}", AZO_ERR_JSON, "no number"},
+        {"{\"data\":[{\"index\":0,\"embedding\":[1,1e999]}]}", AZO_ERR_JSON, "no number"},
         {"{\"data\":[{\"index\":0,\"embedding\":[1,]}]}", AZO_ERR_JSON, ""},
         {"{\"data\":[{\"index\":0,\"embedding\":[1", AZO_ERR_JSON, "malformed"},
         {"{\"data\":[{\"index\":0,\"embedding\":null}]}", AZO_ERR_JSON, "missing"},
@@ -1739,6 +1910,7 @@ static const raw_case raws[] = {
     {NULL, NULL, "/a b", NULL, NULL, NULL, NULL},
     {NULL, NULL, "/a\nb", NULL, NULL, NULL, NULL},
     {NULL, NULL, "/a\xc3\xbc", NULL, NULL, NULL, NULL},
+    {NULL, NULL, "/a\x7f", NULL, NULL, NULL, NULL},
     {NULL, NULL, "/a/../b", NULL, NULL, NULL, NULL},
     {NULL, NULL, "/a/..", NULL, NULL, NULL, NULL},
     {NULL, NULL, "/%2E./b", NULL, NULL, NULL, NULL},
@@ -1800,7 +1972,7 @@ static int on_raw_event(const azo_event *event, void *user_data) {
     assert_int_equal(event->kind, AZO_EVENT_OTHER);
     test_note(run->notes, "%s ", event->name.len > 0 ? event->name.ptr : "-");
     test_note_text(run->notes, event->json);
-    return run->pauses ? AZO_PAUSE : AZO_GO_ON;
+    return ++run->events == run->stop_at ? AZO_STOP : run->pauses ? AZO_PAUSE : AZO_GO_ON;
 }
 
 static void test_raw_bodies(void **state) {
@@ -1883,6 +2055,44 @@ static void check_raw(int kind, bool pauses, int status, const char *body, azo_r
     test_notes_free(&notes);
 }
 
+/* What ends the events of a raw call early, in the reply as in the callback. */
+static void test_raw_ends(void **state) {
+    static const struct {
+        const char *body;
+        unsigned stop_at;
+        azo_result expected;
+        const char *events;
+    } cases[] = {{"data: 1\n\ndata: 123456789\n\n", 0, AZO_ERR_LIMIT, "- '1'"},
+                 {"data: 1\n\ndata: 2\n\ndata: 3\n\n", 2, AZO_ERR_CANCELLED, "- '1'- '2'"},
+                 {"data: 1\n\ndata: 2", 2, AZO_ERR_CANCELLED, "- '1'- '2'"}};
+    azo_client_desc desc = desc_of(ENDPOINT, NULL, NULL);
+    azo_client *client;
+    azo_raw_desc raw;
+    size_t i;
+    (void)state;
+    desc.max_event_bytes = 8;
+    client = client_of(&desc);
+    memset(&raw, 0, sizeof raw);
+    raw.path = "/x";
+    raw.on_event = on_raw_event;
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        stream_run run;
+        test_notes notes;
+        azo_request *job;
+        memset(&run, 0, sizeof run);
+        memset(&notes, 0, sizeof notes);
+        run.notes = &notes;
+        run.stop_at = cases[i].stop_at;
+        raw.user_data = &run;
+        assert_int_equal(azo_raw_begin(client, &raw, &job, NULL), AZO_OK);
+        assert_int_equal(play(job, 200, "", cases[i].body), cases[i].expected);
+        assert_int_equal(azo_raw_end(job, NULL, NULL), cases[i].expected);
+        assert_string_equal(notes.text, cases[i].events);
+        test_notes_free(&notes);
+    }
+    azo_client_close(client);
+}
+
 static void test_raw_replies(void **state) {
     int pauses;
     (void)state;
@@ -1938,10 +2148,49 @@ static void test_tokens(void **state) {
     azo_token_reply_free(&reply);
 }
 
+/* A provider that keeps everybody waiting, and closes its client when it is told that nobody does any more. It must
+ * not, and it is refused: the client is closed once. */
+typedef struct closing_provider {
+    azo_client *client;
+    int abandons;
+} closing_provider;
+
+static azo_result wait_then_close(const azo_token_ask *ask, azo_token_answer *answer, void *user_data) {
+    closing_provider *p = (closing_provider *)user_data;
+    answer->wait_ms = 60000;
+    if (ask->abandon) {
+        p->abandons++;
+        azo_client_close(p->client);
+    }
+    return ask->abandon ? AZO_OK : AZO_PENDING;
+}
+
+static void test_provider_closes(void **state) {
+    test_memory memory;
+    closing_provider provider = {NULL, 0};
+    azo_client_desc desc = desc_of(NULL, NULL, NULL);
+    azo_request *job;
+    azo_error err;
+    (void)state;
+    test_memory_open(&memory);
+    desc.allocator = memory.hook;
+    desc.api_key = NULL;
+    desc.token_provider = wait_then_close;
+    desc.token_user_data = &provider;
+    provider.client = client_of(&desc);
+    assert_int_equal(azo_token_begin(provider.client, NULL, &job, &err), AZO_OK);
+    assert_int_equal(azo_step(provider.client, NULL, 0), AZO_OK);
+    assert_int_equal(azo_request_result(job), AZO_PENDING);
+    azo_client_close(provider.client);
+    assert_int_equal(provider.abandons, 1);
+    assert_int_equal(azo_token_end(job, NULL, &err), AZO_ERR_CANCELLED);
+    test_memory_close(&memory);
+}
+
 /* ---- every allocation failed in turn ---- */
 
 typedef struct failing_run {
-    int kind; /* 0: whole; 1: stream; 2: embeddings; 3: raw; 4: refused */
+    int kind; /* 0: whole; 1: stream; 2: embeddings; 3: raw; 4: refused; 5: content filters that are merged */
 } failing_run;
 
 static azo_result failing_begin(int kind, azo_client *client, azo_request **job, azo_error *err) {
@@ -1949,7 +2198,7 @@ static azo_result failing_begin(int kind, azo_client *client, azo_request **job,
     azo_chat_desc chat = chat_of(&m, 1);
     azo_embed_desc embed = embed_of();
     azo_raw_desc raw;
-    chat.stream = kind == 1;
+    chat.stream = kind == 1 || kind == 5;
     chat.extra_json = "{\"stop\":\"x\"}";
     memset(&raw, 0, sizeof raw);
     raw.path = "/models";
@@ -1958,12 +2207,19 @@ static azo_result failing_begin(int kind, azo_client *client, azo_request **job,
                        : azo_chat_begin(client, &chat, job, err);
 }
 
+#define TEXT_100 "one hundred bytes of a text that says nothing at all, but in so many words that nobody can miss it !"
+#define TEXT_1000 TEXT_100 TEXT_100 TEXT_100 TEXT_100 TEXT_100 TEXT_100 TEXT_100 TEXT_100 TEXT_100 TEXT_100
+#define FILTER(results) "data: {\"choices\":[{\"content_filter_results\":{" results "}}]}\n\n"
+#define BODY_FILTERS FILTER("\"" TEXT_1000 "\":1") FILTER("\"x\":\"" TEXT_1000 TEXT_100 "\"") DONE
+
 static void failing_chat_end(int kind, azo_request *job, const test_memory *memory) {
     azo_chat_reply reply;
     azo_error err;
     azo_result r = azo_chat_end(job, &reply, &err);
     assert_true(r == AZO_ERR_MEMORY || r == (kind == 4 ? AZO_ERR_NOT_FOUND : AZO_OK));
-    if (r == AZO_OK) {
+    if (r == AZO_OK && kind == 5) {
+        check_text(reply.choices[0].filter_json, "{\"" TEXT_1000 "\":1,\"x\":\"" TEXT_1000 TEXT_100 "\"}");
+    } else if (r == AZO_OK) {
         check_text(reply.finish_reason, "tool_calls");
         assert_int_equal(reply.tool_call_count, kind == 1 ? 2 : 1);
     }
@@ -1992,7 +2248,7 @@ static void failing_end(int kind, azo_request *job, const test_memory *memory) {
 }
 
 static void run_failing(test_memory *memory, void *self) {
-    static const char *const bodies[] = {BODY_81, BODY_82, BODY_85, "{\"data\":[]}", BODY_G};
+    static const char *const bodies[] = {BODY_81, BODY_82, BODY_85, "{\"data\":[]}", BODY_G, BODY_FILTERS};
     failing_run *run = (failing_run *)self;
     azo_client_desc desc = desc_of(ENDPOINT "/", NULL, "d");
     azo_client *client;
@@ -2024,9 +2280,74 @@ static void run_failing(test_memory *memory, void *self) {
 static void test_memory_failures(void **state) {
     failing_run run;
     (void)state;
-    for (run.kind = 0; run.kind < 5; run.kind++) {
+    for (run.kind = 0; run.kind < 6; run.kind++) {
         test_every_failure(run_failing, &run);
     }
+}
+
+/* Clients that are opened with all that a desc can hold. */
+static void run_open(test_memory *memory, void *self) {
+    azo_header header = {"X-One", "1"};
+    azo_client_desc desc = desc_of(ENDPOINT, VERSION, "d");
+    azo_client *client;
+    azo_error err;
+    (void)self;
+    desc.allocator = memory->hook;
+    desc.scope = "api://mine/.default";
+    desc.headers = &header;
+    desc.header_count = 1;
+    desc.proxy = "http://user:pass%77ord@proxy.example:3128";
+    desc.no_proxy = "localhost";
+    memory->secret = KEY;
+    if (azo_client_open(&desc, &client, &err) != AZO_OK) {
+        assert_int_equal(err.code, AZO_ERR_MEMORY);
+        test_sentences(err.message);
+        assert_null(client);
+        assert_true(memory->failures > 0);
+        return;
+    }
+    assert_int_equal(memory->failures, 0);
+    assert_string_equal(client->proxy_auth.data, "dXNlcjpwYXNzd29yZA==");
+    azo_client_close(client);
+}
+
+static void test_open_failures(void **state) {
+    (void)state;
+    test_every_failure(run_open, NULL);
+}
+
+/* More inputs than the buffers that are kept have bytes: the memory for them is missed when the answer is read. */
+static void test_embeddings_memory(void **state) {
+    enum { COUNT = AZOI_SCRATCH_KEPT + 1 };
+    test_memory memory;
+    azo_client_desc desc = desc_of(ENDPOINT, NULL, "d");
+    azo_embed_desc embed = embed_of();
+    azo_str *inputs = (azo_str *)calloc(COUNT, sizeof *inputs);
+    azo_client *client;
+    azo_request *job;
+    azo_error err;
+    size_t i;
+    (void)state;
+    assert_non_null(inputs);
+    for (i = 0; i < COUNT; i++) {
+        inputs[i] = azo_s("a");
+    }
+    test_memory_open(&memory);
+    desc.allocator = memory.hook;
+    client = client_of(&desc);
+    embed.inputs = inputs;
+    embed.input_count = COUNT;
+    job = begin_embed(client, &embed);
+    free(inputs);
+    play_head(job, 200, "");
+    assert_int_equal(play_piece(job, azo_s("{\"data\":[]}")), AZO_OK);
+    memory.fail_at = memory.calls + 1;
+    assert_int_equal(play_end(job, AZO_OK), AZO_ERR_MEMORY);
+    assert_int_equal(memory.failures, 1);
+    assert_int_equal(azo_embed_end(job, NULL, &err), AZO_ERR_MEMORY);
+    test_sentences(err.message);
+    azo_client_close(client);
+    test_memory_close(&memory);
 }
 
 /* What a warm call costs in allocations, the machine's own apart. */
@@ -2059,11 +2380,316 @@ static void test_warm_allocations(void **state) {
     test_memory_close(&memory);
 }
 
+/* ---- sizes that no answer on this machine can have ---- */
+
+static void test_impossible_sizes(void **state) {
+    azo_client *client = client_for(ENDPOINT, NULL, "d");
+    azo_embed_desc desc = embed_of();
+    azo_request *job = begin_hello(client, false);
+    (void)state;
+    assert_null(azoi_owned_new(job, 0, SIZE_MAX));
+    assert_int_equal(job->error.code, AZO_ERR_MEMORY);
+    azo_request_free(job);
+    job = begin_embed(client, &desc);
+    assert_int_equal(azoi_row_room(job, 0, SIZE_MAX), AZO_ERR_JSON); /* times two inputs */
+    test_sentences(job->error.message);
+    azo_request_free(job);
+    azo_client_close(client);
+}
+
+/* ---- driving: a transport that connects and connects, with a clock that stands still ---- */
+
+typedef struct limbo {
+    size_t descriptors; /* of the connection */
+    int32_t wait_ms;    /* until it wants to be asked again; -1: never */
+    size_t polled;      /* what the client slept for last */
+    int32_t slept_ms;
+} limbo;
+
+static azo_result limbo_open(const azo_target *to, void **conn, void *user_data) {
+    (void)to;
+    *conn = user_data;
+    return AZO_OK;
+}
+
+static int limbo_connect(void *conn, void *user_data) {
+    (void)conn;
+    (void)user_data;
+    return AZO_IO_AGAIN;
+}
+
+static ptrdiff_t limbo_recv(void *conn, void *buf, size_t cap, void *user_data) {
+    (void)buf;
+    (void)cap;
+    return limbo_connect(conn, user_data);
+}
+
+static ptrdiff_t limbo_send(void *conn, const void *buf, size_t len, void *user_data) {
+    (void)buf;
+    (void)len;
+    return limbo_connect(conn, user_data);
+}
+
+static size_t limbo_watch(void *conn, unsigned want, azo_watch *out, size_t cap, int32_t *timeout_ms, void *user_data) {
+    const limbo *l = (const limbo *)conn;
+    size_t i;
+    (void)user_data;
+    for (i = 0; i < l->descriptors && i < cap; i++) {
+        out[i].fd = (intptr_t)i;
+        out[i].events = want;
+    }
+    *timeout_ms = l->wait_ms;
+    return l->descriptors;
+}
+
+static void limbo_close(void *conn, void *user_data) {
+    (void)conn;
+    (void)user_data;
+}
+
+static int limbo_poll(azo_watch *set, size_t count, int32_t timeout_ms, void *user_data) {
+    limbo *l = (limbo *)user_data;
+    (void)set;
+    l->polled = count;
+    l->slept_ms = timeout_ms;
+    return 0;
+}
+
+static int64_t limbo_clock(void *user_data) {
+    (void)user_data;
+    return 1000;
+}
+
+static azo_client_desc limbo_desc(limbo *l, int32_t connect_ms) {
+    azo_client_desc desc = desc_of("http://127.0.0.1:1", NULL, "d");
+    azo_transport transport = {l,          limbo_open,  limbo_connect, limbo_recv,
+                               limbo_send, limbo_watch, limbo_close,   limbo_poll};
+    desc.transport = transport;
+    desc.clock.monotonic_ms = limbo_clock;
+    desc.clock.unix_seconds = limbo_clock;
+    desc.connect_timeout_ms = connect_ms;
+    desc.total_timeout_ms = AZO_OFF;
+    return desc;
+}
+
+/* A call that hangs in limbo: there is nothing more to do for it. */
+static azo_request *begin_in_limbo(azo_client *client) {
+    azo_request *job = begin_hello(client, false);
+    int i;
+    for (i = 0; i < 4; i++) {
+        assert_int_equal(azo_step(client, NULL, 0), AZO_OK);
+    }
+    assert_int_equal(azo_request_result(job), AZO_PENDING);
+    return job;
+}
+
+/* What a transport asks for by itself counts beside the client's own deadlines, also where it changes its mind. */
+static void test_wait(void **state) {
+    static const struct {
+        int32_t connect_ms;
+        int32_t first_ms;
+        int32_t wait_ms;
+        int32_t timeout_ms;
+    } cases[] = {{AZO_OFF, -1, -1, -1}, {AZO_OFF, 7, 7, 7}, {AZO_OFF, -1, 7, 7},      {AZO_OFF, 0, 0, 0},
+                 {1000, -1, -1, 1000},  {1000, 7, 7, 7},    {1000, 5000, 5000, 1000}, {1000, -1, 7, 7}};
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        limbo l = {1, cases[i].first_ms, 0, 0};
+        azo_client_desc desc = limbo_desc(&l, cases[i].connect_ms);
+        azo_client *client = client_of(&desc);
+        azo_request *job = begin_in_limbo(client);
+        azo_watch watch[2];
+        int32_t timeout_ms = -2;
+        l.wait_ms = cases[i].wait_ms;
+        assert_int_equal(azo_wait(client, watch, 2, &timeout_ms), 1);
+        assert_int_equal(timeout_ms, cases[i].timeout_ms);
+        assert_int_equal(watch[0].events, AZO_POLL_OUT);
+        assert_int_equal(azo_wait(client, NULL, 2, NULL), 1);
+        azo_request_free(job);
+        azo_client_close(client);
+    }
+}
+
+/* How long azo_poll sleeps, and for what. */
+static void test_poll(void **state) {
+    static const struct {
+        size_t descriptors;
+        bool no_memory; /* for the list of what to wait for: then it sleeps less and looks at everything */
+        int32_t max_ms;
+        size_t polled;
+        int32_t slept_ms;
+    } cases[] = {{1, false, -1, 1, -1},
+                 {1, false, 9, 1, 9},
+                 {0, false, -1, 0, -1}, /* nothing to watch, but something may happen that wakes the poll hook */
+                 {1, true, -1, 0, AZOI_BLIND_MS},
+                 {1, true, AZOI_BLIND_MS + 1, 0, AZOI_BLIND_MS},
+                 {1, true, 9, 0, 9}};
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        limbo l = {cases[i].descriptors, -1, 99, -99};
+        test_memory memory;
+        azo_client_desc desc = limbo_desc(&l, AZO_OFF);
+        azo_client *client;
+        azo_request *job;
+        test_memory_open(&memory);
+        desc.allocator = memory.hook;
+        client = client_of(&desc);
+        job = begin_in_limbo(client);
+        memory.fail_at = cases[i].no_memory ? memory.calls + 1 : 0;
+        assert_int_equal(azo_poll(client, cases[i].max_ms), AZO_OK);
+        assert_int_equal(l.polled, cases[i].polled);
+        assert_int_equal(l.slept_ms, cases[i].slept_ms);
+        azo_request_free(job);
+        azo_client_close(client);
+        test_memory_close(&memory);
+    }
+}
+
+static void test_no_poll(void **state) {
+    limbo l = {1, -1, 0, 0};
+    azo_client_desc desc = limbo_desc(&l, 0);
+    azo_client *client;
+    (void)state;
+    desc.transport.poll = NULL;
+    client = client_of(&desc);
+    assert_int_equal(azo_poll(client, 0), AZO_ERR_UNSUPPORTED);
+    azo_client_close(client);
+}
+
+/* ---- a peer that takes the first bytes of an upload, answers, and takes no more ---- */
+
+typedef struct early_peer {
+    limbo limbo; /* the first member: limbo_watch looks at it */
+    azo_str answer;
+    bool spoken_to;
+} early_peer;
+
+static int early_connect(void *conn, void *user_data) {
+    (void)conn;
+    (void)user_data;
+    return 0;
+}
+
+static ptrdiff_t early_recv(void *conn, void *buf, size_t cap, void *user_data) {
+    early_peer *peer = (early_peer *)conn;
+    size_t len = peer->answer.len < cap ? peer->answer.len : cap;
+    (void)user_data;
+    if (!peer->spoken_to || len == 0) {
+        return AZO_IO_AGAIN;
+    }
+    memcpy(buf, peer->answer.ptr, len);
+    peer->answer = azoi_skip(peer->answer, len);
+    return (ptrdiff_t)len;
+}
+
+static ptrdiff_t early_send(void *conn, const void *buf, size_t len, void *user_data) {
+    early_peer *peer = (early_peer *)conn;
+    (void)buf;
+    (void)user_data;
+    if (peer->spoken_to) {
+        errno = EPIPE;
+        return AZO_ERR_CLOSED;
+    }
+    peer->spoken_to = true;
+    return (ptrdiff_t)len;
+}
+
+typedef struct download {
+    size_t len;
+    bool pauses;
+} download;
+
+static int count_body(const void *data, size_t len, void *user_data) {
+    download *d = (download *)user_data;
+    (void)data;
+    d->len += len;
+    return d->pauses ? AZO_PAUSE : AZO_GO_ON;
+}
+
+static ptrdiff_t read_nuls(uint64_t offset, void *buf, size_t cap, void *user_data) {
+    (void)offset;
+    (void)user_data;
+    memset(buf, 0, cap);
+    return (ptrdiff_t)cap;
+}
+
+/* The answer counts, not the broken pipe: in however many turns it is read. */
+static void check_early_answer(azo_str answer, size_t body_len, bool pauses) {
+    early_peer peer = {{1, -1, 0, 0}, answer, false};
+    download got = {0, pauses};
+    azo_client_desc desc = limbo_desc(&peer.limbo, 0);
+    azo_client *client;
+    azo_raw_desc raw;
+    azo_request *job;
+    azo_error err;
+    int i;
+    desc.transport.connect = early_connect;
+    desc.transport.recv = early_recv;
+    desc.transport.send = early_send;
+    client = client_of(&desc);
+    memset(&raw, 0, sizeof raw);
+    raw.path = "/files";
+    raw.read_body = read_nuls;
+    raw.body_len = 10000000;
+    raw.on_body = count_body;
+    raw.user_data = &got;
+    assert_int_equal(azo_raw_begin(client, &raw, &job, &err), AZO_OK);
+    for (i = 0; i < 1000 && azo_request_result(job) == AZO_PENDING; i++) {
+        assert_int_equal(azo_step(client, NULL, 0), AZO_OK);
+        azo_request_resume(job);
+    }
+    if (azo_raw_end(job, NULL, &err) != AZO_OK) {
+        fail_msg("%lu of %lu bytes: %s", (unsigned long)got.len, (unsigned long)body_len, err.message);
+    }
+    assert_int_equal(got.len, body_len);
+    azo_client_close(client);
+}
+
+static void test_early_answers(void **state) {
+    static const size_t sizes[] = {3, 1000000};
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        char *text = (char *)malloc(sizes[i] + 100);
+        azo_str answer = {text, 0};
+        assert_non_null(text);
+        answer.len = (size_t)sprintf(text, "HTTP/1.1 200 OK\r\nContent-Length: %lu\r\n\r\n", (unsigned long)sizes[i]);
+        memset(text + answer.len, 'x', sizes[i]);
+        answer.len += sizes[i];
+        check_early_answer(answer, sizes[i], false);
+        check_early_answer(answer, sizes[i], true);
+        free(text);
+    }
+}
+
+/* ---- names ---- */
+
+static void test_result_names(void **state) {
+#define NAMED(name, value) {name, value, #name},
+    static const struct {
+        azo_result result;
+        int value;
+        const char *name;
+    } all[] = {AZO_RESULTS(NAMED)};
+#undef NAMED
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof all / sizeof all[0]; i++) {
+        assert_int_equal(all[i].result, all[i].value);
+        assert_string_equal(azo_result_name(all[i].result), all[i].name);
+    }
+    assert_string_equal(azo_result_name((azo_result)-49), "unknown result");
+    assert_string_equal(azo_version(), AZO_VERSION);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_routes),
         cmocka_unit_test(test_missing_settings),
         cmocka_unit_test(test_scopes),
+        cmocka_unit_test(test_proxies),
         cmocka_unit_test(test_headers),
         cmocka_unit_test(test_call_limits),
         cmocka_unit_test(test_body_of_81),
@@ -2076,12 +2702,15 @@ int main(void) {
         cmocka_unit_test(test_stream_82),
         cmocka_unit_test(test_stream_message),
         cmocka_unit_test(test_stream_83),
+        cmocka_unit_test(test_stream_filters),
         cmocka_unit_test(test_stream_84),
         cmocka_unit_test(test_stream_ends),
         cmocka_unit_test(test_stream_glued),
         cmocka_unit_test(test_stream_choices),
+        cmocka_unit_test(test_stream_tools),
         cmocka_unit_test(test_stream_stop),
         cmocka_unit_test(test_stream_limit),
+        cmocka_unit_test(test_stream_parts),
         cmocka_unit_test(test_stream_interleaved),
         cmocka_unit_test(test_stream_restart),
         cmocka_unit_test(test_whole_bodies),
@@ -2091,6 +2720,7 @@ int main(void) {
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_refusal_wait),
         cmocka_unit_test(test_refusal_secrets),
+        cmocka_unit_test(test_refusal_cut),
         cmocka_unit_test(test_regional),
         cmocka_unit_test(test_embeddings),
         cmocka_unit_test(test_embeddings_order),
@@ -2098,10 +2728,20 @@ int main(void) {
         cmocka_unit_test(test_embeddings_arguments),
         cmocka_unit_test(test_raw_targets),
         cmocka_unit_test(test_raw_bodies),
+        cmocka_unit_test(test_raw_ends),
         cmocka_unit_test(test_raw_replies),
         cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_provider_closes),
         cmocka_unit_test(test_memory_failures),
+        cmocka_unit_test(test_open_failures),
+        cmocka_unit_test(test_embeddings_memory),
         cmocka_unit_test(test_warm_allocations),
+        cmocka_unit_test(test_impossible_sizes),
+        cmocka_unit_test(test_wait),
+        cmocka_unit_test(test_poll),
+        cmocka_unit_test(test_no_poll),
+        cmocka_unit_test(test_early_answers),
+        cmocka_unit_test(test_result_names),
     };
     scrub_environment();
     return cmocka_run_group_tests(tests, NULL, NULL);
