@@ -7758,7 +7758,7 @@ static azo_str azoi_challenge_claims(azo_str value) {
     return is_bearer && is_claims ? claims : none;
 }
 
-/* Decodes a claims challenge of the answer into slot->wanted, which stays empty where there is none that can be read. */
+/* Decodes a claims challenge of the answer into slot->wanted, which stays empty where there is none that is legible. */
 static azo_result azoi_auth_claims(azo_request *job) {
     azoi_buf *wanted = &job->slot->wanted;
     azo_str rest = job->head.headers;
@@ -9860,8 +9860,8 @@ static azo_result azoi_row_numbers(azo_request *job, int64_t row, azo_str array)
     }
     float *out = embed->vectors + (size_t)row * count;
     for (rest = array; azoi_json_step(&rest, NULL, &value); out++) {
-        bool is_number = azoi_is_digit(value.ptr[0]) || value.ptr[0] == '-';
-        if (!is_number || !azoi_number_double(value, &number) || number > (double)FLT_MAX || number < -(double)FLT_MAX) {
+        bool ok = (azoi_is_digit(value.ptr[0]) || value.ptr[0] == '-') && azoi_number_double(value, &number);
+        if (!ok || number > (double)FLT_MAX || number < -(double)FLT_MAX) {
             return azoi_row_bad(job, row, "holds something that is no number");
         }
         *out = (float)number;

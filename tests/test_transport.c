@@ -4,14 +4,121 @@
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include <mbedtls/ssl.h>
+#include <mbedtls/version.h>
+#if MBEDTLS_VERSION_NUMBER < 0x04000000
+#include <mbedtls/entropy.h>
+#endif
+
+/* ---- what the header calls, made to fail on demand where nothing on a sane machine would ---- */
+
+typedef struct faults {
+    bool clock;             /* clock_gettime fails */
+    bool blocking;          /* fcntl cannot make a socket non-blocking */
+    const char *root_place; /* the one root certificate file that is there; NULL: the machine's own */
+    const char *root_file;  /* what is in it */
+    uint32_t verdict;       /* flags that mbedtls_x509_crt_verify_with_profile leaves when it fails */
+    /* What these answer instead of doing anything; 0: they work. */
+    int mbedtls_ssl_config_defaults;
+    int mbedtls_entropy_func;
+    int mbedtls_ssl_set_session;
+    int mbedtls_x509_crt_verify_with_profile;
+    int mbedtls_ssl_get_max_out_record_payload;
+    int mbedtls_ssl_read;
+    int mbedtls_ssl_write;
+} faults;
+
+static faults fault;
+
+static int faulty_clock_gettime(clockid_t id, struct timespec *out) {
+    return fault.clock ? -1 : clock_gettime(id, out);
+}
+
+static int faulty_fcntl(int fd, int command, int value) {
+    if (fault.blocking && command == F_SETFL) {
+        errno = EPERM;
+        return -1;
+    }
+    return fcntl(fd, command, value);
+}
+
+static FILE *faulty_fopen(const char *path, const char *mode) {
+    if (fault.root_place == NULL) {
+        return fopen(path, mode);
+    }
+    errno = ENOENT;
+    return strcmp(path, fault.root_place) == 0 ? fopen(fault.root_file, mode) : NULL;
+}
+
+static int faulty_mbedtls_x509_crt_verify_with_profile(
+    mbedtls_x509_crt *crt, mbedtls_x509_crt *roots, mbedtls_x509_crl *revoked, const mbedtls_x509_crt_profile *profile,
+    const char *name, uint32_t *flags, int (*verify)(void *, mbedtls_x509_crt *, int, uint32_t *), void *user_data) {
+    if (fault.mbedtls_x509_crt_verify_with_profile != 0) {
+        *flags = fault.verdict;
+        return fault.mbedtls_x509_crt_verify_with_profile;
+    }
+    return mbedtls_x509_crt_verify_with_profile(crt, roots, revoked, profile, name, flags, verify, user_data);
+}
+
+#define FAULTY(name, parameters, arguments)                                                                            \
+    static int faulty_##name parameters {                                                                              \
+        return fault.name != 0 ? fault.name : name arguments;                                                          \
+    }
+FAULTY(mbedtls_ssl_config_defaults, (mbedtls_ssl_config * config, int end, int kind, int preset),
+       (config, end, kind, preset))
+#if MBEDTLS_VERSION_NUMBER < 0x04000000
+FAULTY(mbedtls_entropy_func, (void *entropy, unsigned char *out, size_t len), (entropy, out, len))
+#endif
+FAULTY(mbedtls_ssl_set_session, (mbedtls_ssl_context * tls, const mbedtls_ssl_session *session), (tls, session))
+FAULTY(mbedtls_ssl_get_max_out_record_payload, (const mbedtls_ssl_context *tls), (tls))
+FAULTY(mbedtls_ssl_read, (mbedtls_ssl_context * tls, unsigned char *buf, size_t cap), (tls, buf, cap))
+FAULTY(mbedtls_ssl_write, (mbedtls_ssl_context * tls, const unsigned char *buf, size_t len), (tls, buf, len))
+#undef FAULTY
+
+#define clock_gettime faulty_clock_gettime
+#define fcntl faulty_fcntl
+#define fopen faulty_fopen
+#define mbedtls_ssl_config_defaults faulty_mbedtls_ssl_config_defaults
+#define mbedtls_entropy_func faulty_mbedtls_entropy_func
+#define mbedtls_ssl_set_session faulty_mbedtls_ssl_set_session
+#define mbedtls_x509_crt_verify_with_profile faulty_mbedtls_x509_crt_verify_with_profile
+#define mbedtls_ssl_get_max_out_record_payload faulty_mbedtls_ssl_get_max_out_record_payload
+#define mbedtls_ssl_read faulty_mbedtls_ssl_read
+#define mbedtls_ssl_write faulty_mbedtls_ssl_write
 #define AZOPENAI_IMPLEMENTATION
 #include "azopenai.h"
+#undef clock_gettime
+#undef fcntl
+#undef fopen
+#undef mbedtls_ssl_config_defaults
+#undef mbedtls_entropy_func
+#undef mbedtls_ssl_set_session
+#undef mbedtls_x509_crt_verify_with_profile
+#undef mbedtls_ssl_get_max_out_record_payload
+#undef mbedtls_ssl_read
+#undef mbedtls_ssl_write
 
 #include "support.h"
 
+#define SCRIPT_MAX_CONNS 2
+#include "script.h"
+
+#include "script_tls.h"
+
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
+#include <sys/un.h>
 #include <sys/wait.h>
+#include <wchar.h>
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -165,7 +272,7 @@ static ptrdiff_t client_read(client *c, void *buf, size_t cap) {
     int64_t deadline = now_ms() + WAIT_MS;
     ptrdiff_t got;
     while ((got = azoi_stream_read(&c->stream, buf, cap)) == AZO_IO_AGAIN) {
-        assert_true(c->stream.in_blocked || c->stream.out_blocked);
+        assert_true(c->stream.in_blocked || c->stream.out_blocked || c->stream.reads == 0);
         client_wait(c, deadline);
     }
     return got;
@@ -574,6 +681,10 @@ static void test_clock_and_jitter(void **state) {
     }
     assert_int_equal(all, 0xffffffff);
     client_free(c);
+    assert_true(azoi_default_monotonic(NULL) > 0);
+    fault.clock = true;
+    assert_int_equal(azoi_default_monotonic(NULL), 0); /* it stands still, and is no garbage */
+    fault.clock = false;
 }
 
 static void test_log_lines(void **state) {
@@ -587,6 +698,9 @@ static void test_log_lines(void **state) {
     text[sizeof text - 1] = '\0';
     azoi_log(&c->net, AZO_LOG_INFO, "%s", text);
     assert_int_equal(c->log_len, 1024); /* cut, with its line end */
+    clear_log(c);
+    azoi_log(&c->net, AZO_LOG_INFO, "text %lc", (wint_t)0x7fffffff); /* no character: printf fails */
+    assert_int_equal(c->log_len, 0);
     c->net.logger.line = NULL;
     azoi_log(&c->net, AZO_LOG_INFO, "nobody listens");
     client_free(c);
@@ -597,8 +711,13 @@ static void test_hook_results(void **state) {
     static const struct {
         ptrdiff_t answer;
         azo_result code;
-    } cases[] = {{AZO_ERR_RESOLVE, AZO_ERR_RESOLVE}, {AZO_OK, AZO_ERR_CONNECT}, {AZO_PENDING, AZO_ERR_CONNECT},
-                 {-7, AZO_ERR_CONNECT},              {70000, AZO_ERR_CONNECT}};
+    } cases[] = {
+#define CASE(name, number) {name, number < 0 ? name : AZO_ERR_CONNECT},
+        AZO_RESULTS(CASE)
+#undef CASE
+        {-7, AZO_ERR_CONNECT},
+        {AZO_IO_AGAIN, AZO_ERR_CONNECT},
+        {70000, AZO_ERR_CONNECT}};
     for (size_t i = 0; i < COUNT(cases); i++) {
         azoi_stream s;
         errno = EIO;
@@ -700,6 +819,50 @@ static void test_refused(void **state) {
     assert_int_equal(c->error.sys_errno, ECONNREFUSED);
     assert_int_equal(c->net.known[0].count, 0); /* to be looked up again */
     assert_true(logged(c, "* no connection to localhost port"));
+    client_free(c);
+}
+
+/* The number that the next descriptor will have. */
+static int next_descriptor(void) {
+    int fd = dup(0);
+    assert_true(fd >= 0);
+    close(fd);
+    return fd;
+}
+
+static void test_too_many_open_files(void **state) {
+    (void)state;
+    struct rlimit before, few;
+    client *c = client_trusting(NULL);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    few = before;
+    few.rlim_cur = (rlim_t)next_descriptor();
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    azo_result r = client_connect(c, "127.0.0.1", 1);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(r, AZO_ERR_CONNECT);
+    check_error(c, AZO_ERR_CONNECT, "too many open files");
+    assert_int_equal(c->error.sys_errno, EMFILE);
+    client_free(c);
+}
+
+/* A socket that would wait is not used. */
+static void test_socket_that_stays_blocking(void **state) {
+    (void)state;
+    peer p;
+    peer_start(&p, HANG_UP);
+    client *c = client_trusting(NULL);
+    int unused = next_descriptor();
+    fault.blocking = true;
+    azo_result r = client_connect(c, "127.0.0.1", p.port);
+    fault.blocking = false;
+    assert_int_equal(r, AZO_ERR_CONNECT);
+    assert_int_equal(c->error.sys_errno, EPERM);
+    azoi_stream_close(&c->stream);
+    assert_int_equal(next_descriptor(), unused);
+    assert_int_equal(client_connect(c, "127.0.0.1", p.port), AZO_OK);
+    client_write(c, "x", 1);
+    peer_stop(&p);
     client_free(c);
 }
 
@@ -831,6 +994,23 @@ static void test_second_address_after_failure(void **state) {
 }
 
 /* A socket whose buffer is full looks like one that nobody answers. */
+static void make_silence(int pair[2]) {
+    static const char junk[4096];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    assert_int_equal(fcntl(pair[0], F_SETFL, O_NONBLOCK), 0);
+    while (send(pair[0], junk, sizeof junk, MSG_NOSIGNAL) > 0) {
+    }
+}
+
+/* Takes all that was sent; true if the other end was closed then. */
+static bool drain(int fd) {
+    char junk[4096];
+    ssize_t left;
+    while ((left = recv(fd, junk, sizeof junk, MSG_DONTWAIT)) > 0) {
+    }
+    return left == 0;
+}
+
 static void test_second_address_after_silence(void **state) {
     (void)state;
     peer p;
@@ -846,10 +1026,7 @@ static void test_second_address_after_silence(void **state) {
 
     azoi_socket *s = (azoi_socket *)c->stream.conn;
     assert_int_equal(azoi_socket_resolve(s, &c->net), AZO_OK);
-    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-    assert_int_equal(fcntl(pair[0], F_SETFL, O_NONBLOCK), 0);
-    while (send(pair[0], c->log, sizeof c->log, MSG_NOSIGNAL) > 0) {
-    }
+    make_silence(pair);
     s->fd[0] = pair[0];
     s->to[0] = 0;
     s->tried = 1;
@@ -864,16 +1041,16 @@ static void test_second_address_after_silence(void **state) {
     assert_int_equal(watches[0].id, 9);
     assert_int_equal(watches[0].events, AZO_POLL_OUT);
     assert_true(timeout > 0 && timeout <= AZOI_STAGGER_MS);
+    timeout = 0;
+    assert_int_equal(azoi_stream_watch(&c->stream, AZO_POLL_OUT, watches, 4, &timeout), 1);
+    assert_int_equal(timeout, 0); /* it is lowered only */
     azo_result r;
     while ((r = azoi_stream_connect(&c->stream)) == AZO_PENDING) {
         client_wait(c, began + WAIT_MS);
     }
     assert_int_equal(r, AZO_OK);
     assert_true(now_ms() - began >= AZOI_STAGGER_MS - 1);
-    ssize_t left;
-    while ((left = recv(pair[1], c->log, sizeof c->log, MSG_DONTWAIT)) > 0) {
-    }
-    assert_int_equal(left, 0); /* the loser is closed */
+    assert_true(drain(pair[1])); /* the loser is closed */
     assert_int_equal(first_port(c), p.port);
     timeout = -1;
     assert_int_equal(azoi_stream_watch(&c->stream, AZO_POLL_IN, watches, 4, &timeout), 1);
@@ -883,6 +1060,95 @@ static void test_second_address_after_silence(void **state) {
     close(pair[1]);
     azoi_stream_close(&c->stream);
     peer_stop(&p);
+    client_free(c);
+}
+
+/* Of two attempts that are under way the first fails: the other one is waited for. */
+static void test_first_of_two_fails(void **state) {
+    (void)state;
+    int pair[2];
+    int no_socket[2]; /* a pipe has no SO_ERROR to ask for */
+    azo_watch watches[2];
+    int32_t timeout = -1;
+    client *c = client_trusting(NULL);
+    name_two(c, 1, 2);
+    assert_int_equal(azoi_stream_open(&c->stream, &c->net, "two.test", 1, 9, &c->error), AZO_OK);
+    azoi_socket *s = (azoi_socket *)c->stream.conn;
+    assert_int_equal(azoi_socket_resolve(s, &c->net), AZO_OK);
+    make_silence(pair);
+    assert_int_equal(pipe(no_socket), 0);
+    s->fd[0] = no_socket[1];
+    s->fd[1] = pair[0];
+    s->to[1] = 1;
+    s->tried = 2;
+
+    memset(watches, 0, sizeof watches);
+    assert_int_equal(azoi_stream_watch(&c->stream, AZO_POLL_OUT, watches, 1, &timeout), 2); /* there is room for one */
+    assert_int_equal(watches[0].fd, no_socket[1]);
+    assert_int_equal(watches[1].events, 0);
+    assert_int_equal(timeout, -1); /* nothing is left to be started */
+    assert_int_equal(azoi_stream_connect(&c->stream), AZO_PENDING);
+    assert_int_equal(s->last_errno, ENOTSOCK);
+    assert_int_equal(azoi_stream_watch(&c->stream, AZO_POLL_OUT, watches, 2, &timeout), 1);
+    assert_int_equal(watches[0].fd, pair[0]);
+    assert_false(drain(pair[1]));
+    assert_int_equal(azoi_stream_connect(&c->stream), AZO_OK);
+    assert_int_equal(first_port(c), 2);
+    client_write(c, "x", 1);
+    assert_int_equal(recv(pair[1], watches, 2, MSG_DONTWAIT), 1);
+    close(pair[1]);
+    close(no_socket[0]);
+    client_free(c);
+}
+
+/* connect that a signal interrupts goes on by itself (POSIX). */
+static void test_connect_is_interrupted(void **state) {
+    (void)state;
+    azoi_socket s;
+    client *c = client_trusting(NULL);
+    memset(&s, 0, sizeof s);
+    s.fd[0] = 99;
+    s.fd[1] = -1;
+    int64_t before = now_ms();
+    azoi_socket_settle(&s, &c->net, 0, EINTR);
+    assert_true(s.stagger_at >= before + AZOI_STAGGER_MS);
+    assert_int_equal(s.fd[0], 99);
+    assert_false(s.connected);
+    assert_int_equal(c->log_len, 0);
+    client_free(c);
+}
+
+/* Some systems connect to their own addresses at once, as this one does for AF_UNIX. */
+static void test_connected_at_once(void **state) {
+    (void)state;
+    struct sockaddr_un name;
+    azoi_socket s;
+    char byte = 0;
+    client *c = client_trusting(NULL);
+    memset(&name, 0, sizeof name);
+    name.sun_family = AF_UNIX;
+    (void)snprintf(name.sun_path + 1, 13, "azo%x", (unsigned)getpid()); /* abstract: no file */
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_true(listener >= 0);
+    assert_int_equal(bind(listener, (struct sockaddr *)&name, sizeof s.list[0].v4), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    memset(&s, 0, sizeof s);
+    s.host = "near.test";
+    s.port = 1;
+    s.count = 1;
+    memcpy(&s.list[0], &name, sizeof s.list[0].v4);
+    azoi_socket_keep_addresses(&s, &c->net);
+
+    azoi_error_clear(&c->error);
+    assert_int_equal(azoi_stream_open(&c->stream, &c->net, "near.test", 1, 9, &c->error), AZO_OK);
+    assert_int_equal(azoi_stream_connect(&c->stream), AZO_OK);
+    assert_true(logged(c, "* connected to near.test port 1"));
+    client_write(c, "x", 1);
+    int fd = accept(listener, NULL, NULL);
+    assert_int_equal(recv(fd, &byte, 1, MSG_DONTWAIT), 1);
+    assert_int_equal(byte, 'x');
+    close(fd);
+    close(listener);
     client_free(c);
 }
 
@@ -950,17 +1216,70 @@ static void on_alarm(int number) {
     (void)number;
 }
 
+static void catch_alarms(struct sigaction *before) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_alarm; /* and no SA_RESTART */
+    sigaction(SIGALRM, &action, before);
+}
+
 static void test_poll_is_interrupted(void **state) {
     (void)state;
-    struct sigaction action, before;
+    struct sigaction before;
     client *c = client_trusting(NULL);
-    memset(&action, 0, sizeof action);
-    action.sa_handler = on_alarm;
-    sigaction(SIGALRM, &action, &before);
+    catch_alarms(&before);
     alarm(1);
     assert_int_equal(azoi_socket_poll(NULL, 0, 5000, &c->net), -1);
     sigaction(SIGALRM, &before, NULL);
     client_free(c);
+}
+
+/* Signals for a thread that waits for a socket; then the socket gets ready. */
+typedef struct nuisance {
+    pthread_t victim;
+    int fd;
+    bool takes; /* else it sends a byte */
+} nuisance;
+
+static void *disturb(void *user_data) {
+    const nuisance *n = (const nuisance *)user_data;
+    for (int i = 0; i < 5; i++) {
+        poll(NULL, 0, 2);
+        pthread_kill(n->victim, SIGALRM);
+    }
+    if (n->takes) {
+        (void)drain(n->fd);
+    } else {
+        (void)!send(n->fd, "x", 1, MSG_NOSIGNAL);
+    }
+    return NULL;
+}
+
+/* On a blocking socket, as only that can be interrupted. */
+static void test_io_is_interrupted(void **state) {
+    (void)state;
+    struct sigaction before;
+    catch_alarms(&before);
+    for (int i = 0; i < 2; i++) {
+        pthread_t thread;
+        azoi_socket s;
+        nuisance n;
+        int pair[2];
+        char byte = 'x';
+        make_silence(pair);
+        assert_int_equal(fcntl(pair[0], F_SETFL, 0), 0);
+        memset(&s, 0, sizeof s);
+        s.fd[0] = pair[0];
+        n.victim = pthread_self();
+        n.fd = pair[1];
+        n.takes = i == 1;
+        assert_int_equal(pthread_create(&thread, NULL, disturb, &n), 0);
+        assert_int_equal(n.takes ? azoi_socket_send(&s, &byte, 1, NULL) : azoi_socket_recv(&s, &byte, 1, NULL), 1);
+        pthread_join(thread, NULL);
+        close(pair[0]);
+        close(pair[1]);
+    }
+    sigaction(SIGALRM, &before, NULL);
 }
 
 /* ---- TLS that works ---- */
@@ -1054,6 +1373,27 @@ static void test_awkward_hooks(void **state) {
     }
 }
 
+/* A write takes what one record holds (RFC 8446 section 5.1), also if mbedTLS does not say ahead how much that is. */
+static void test_long_write(void **state) {
+    (void)state;
+    enum { RECORD = 16384 };
+    static char bytes[RECORD + 1000];
+    server s = server_start("server", "-www");
+    client *c = client_trusting("ca.pem");
+    assert_int_equal(client_tls(c, "localhost", s.port), AZO_OK);
+    memset(bytes, 'x', sizeof bytes);
+    ptrdiff_t first = azoi_stream_write(&c->stream, bytes, sizeof bytes);
+    assert_in_range(first, RECORD - 1, RECORD); /* TLS 1.3 puts a byte of its own into it */
+    assert_int_equal(azoi_stream_write(&c->stream, bytes + first, sizeof bytes - (size_t)first),
+                     (ptrdiff_t)sizeof bytes - first);
+    fault.mbedtls_ssl_get_max_out_record_payload = MBEDTLS_ERR_SSL_FEATURE_UNAVAILABLE;
+    ptrdiff_t sent = azoi_stream_write(&c->stream, bytes, sizeof bytes);
+    fault.mbedtls_ssl_get_max_out_record_payload = 0;
+    assert_int_equal(sent, first);
+    client_free(c);
+    server_stop(&s);
+}
+
 /* A write that mbedTLS has not finished keeps its length even if there is more to send by now, and is not made twice
  * if a read has flushed it: reading a ticket of TLS 1.3 does. */
 static void check_unfinished_write(bool blocked_read, bool open_read) {
@@ -1097,6 +1437,139 @@ static void test_unfinished_write(void **state) {
         check_unfinished_write((i & 1) != 0, (i & 2) != 0);
     }
 }
+
+#ifdef MBEDTLS_SSL_RENEGOTIATION
+
+enum { SCRIPTED_PORT = 8443 };
+
+/* Notes the request line; answers the last request, and closes. */
+static void hear(script_conn *conn, const char *request) {
+    char *heard = (char *)conn->peer->state;
+    (void)snprintf(heard + strlen(heard), 64, "%.*s, ", (int)strcspn(request, "\r"), request);
+    if (strstr(request, "/last") != NULL) {
+        script_answer(conn, 0, 200, "", "{}");
+        script_end(conn, 0, AZO_OK);
+    }
+}
+
+static ptrdiff_t blockable_send(void *conn, const void *buf, size_t len, void *user_data) {
+    script_tls *t = (script_tls *)user_data;
+    return *(const bool *)t->state ? AZO_IO_AGAIN : script_tls_conn_send(conn, buf, len, t);
+}
+
+/* A client that has shaken hands with a server in memory, of TLS 1.2 and willing to renegotiate. */
+static client *client_scripted(script_tls *t, script_world *net, char *heard, bool *no_sending) {
+    size_t len;
+    char *chain = read_cert("nochain.pem", &len);
+    char *key = read_cert("nochain.key", &len);
+    char path[512];
+    azo_client_desc desc;
+    script_open(net);
+    script_tls_open(t, net, azo_s(chain), azo_s(key));
+    script_tls_version(t, 0x303);
+    mbedtls_ssl_conf_renegotiation(&t->config, MBEDTLS_SSL_RENEGOTIATION_ENABLED);
+    mbedtls_ssl_conf_renegotiation_enforced(&t->config, MBEDTLS_SSL_RENEGOTIATION_NOT_ENFORCED);
+    script_tls_port(t, SCRIPTED_PORT);
+    script_peer(net, SCRIPTED_PORT, hear, heard);
+    t->state = no_sending;
+    t->transport.send = blockable_send;
+    memset(&desc, 0, sizeof desc);
+    desc.ca_file = cert_path(path, sizeof path, "intermediate.pem");
+    desc.transport = t->transport;
+    desc.clock = net->clock;
+    client *c = client_new(&desc);
+    assert_int_equal(azoi_stream_open(&c->stream, &c->net, "localhost", SCRIPTED_PORT, 7, &c->error), AZO_OK);
+    assert_int_equal(azoi_stream_connect(&c->stream), AZO_OK);
+    assert_int_equal(client_secure(c, "localhost", SCRIPTED_PORT), AZO_OK);
+    free(chain);
+    free(key);
+    return c;
+}
+
+static const char first_request[] = "GET /first HTTP/1.1\r\n\r\n";
+static const char last_request[] = "GET /last HTTP/1.1\r\n\r\n";
+
+/* Each once, and answered; then all is closed. */
+static void check_heard(client *c, script_tls *t, const char *heard) {
+    char back[512];
+    ptrdiff_t got;
+    assert_string_equal(heard, "GET /first HTTP/1.1, GET /last HTTP/1.1, ");
+    while ((got = azoi_stream_read(&c->stream, back, sizeof back)) > 0) {
+    }
+    assert_int_equal(got, 0);
+    client_free(c);
+    script_close(t->world);
+    script_tls_close(t);
+}
+
+/* The server asks to renegotiate; inside a read mbedTLS answers that it will not, or flushes what was written before.
+ * Sending may be blocked, then the read waits for that. All that is written before and after goes out, once. */
+static void check_renegotiation(bool write_before, bool blocked) {
+    static script_world net;
+    static script_tls tls;
+    char heard[256] = "";
+    char back[512];
+    bool no_sending = false;
+    client *c = client_scripted(&tls, &net, heard, &no_sending);
+    no_sending = true;
+    if (write_before) {
+        assert_int_equal(azoi_stream_write(&c->stream, first_request, sizeof first_request - 1), AZO_IO_AGAIN);
+    }
+    script_tls_conn *asking = script_tls_of(&tls, (script_conn *)c->stream.conn);
+    size_t before = asking->up;
+    assert_int_equal(mbedtls_ssl_renegotiate(&asking->ssl), 0);
+    no_sending = blocked;
+    c->stream.out_blocked = false; /* as after a wake-up */
+    assert_int_equal(azoi_stream_read(&c->stream, back, sizeof back), AZO_IO_AGAIN);
+    assert_int_equal(c->stream.out_blocked, blocked);
+    if (blocked) {
+        assert_int_equal(azoi_stream_write(&c->stream, first_request, sizeof first_request - 1), AZO_IO_AGAIN);
+    }
+    no_sending = false;
+    if (!write_before) { /* the server may wait for its answer before it says anything else */
+        c->stream.out_blocked = false;
+        assert_int_equal(azoi_stream_read(&c->stream, back, sizeof back), AZO_IO_AGAIN);
+        assert_true(asking->up > before);
+        assert_false(c->stream.out_blocked);
+    }
+    client_write(c, first_request, sizeof first_request - 1);
+    client_write(c, last_request, sizeof last_request - 1);
+    check_heard(c, &tls, heard);
+}
+
+/* The same twice: one read flushes a write, and the next one's answer is blocked before the write has heard of that. */
+static void test_renegotiation_after_a_flush(void **state) {
+    (void)state;
+    static script_world net;
+    static script_tls tls;
+    char heard[256] = "";
+    char byte;
+    bool no_sending = false;
+    client *c = client_scripted(&tls, &net, heard, &no_sending);
+    mbedtls_ssl_context *asking = &script_tls_of(&tls, (script_conn *)c->stream.conn)->ssl;
+    no_sending = true;
+    assert_int_equal(azoi_stream_write(&c->stream, first_request, sizeof first_request - 1), AZO_IO_AGAIN);
+    for (int i = 0; i < 2; i++) {
+        no_sending = i == 1;
+        assert_int_equal(mbedtls_ssl_renegotiate(asking), 0);
+        assert_int_equal(azoi_stream_read(&c->stream, &byte, 1), AZO_IO_AGAIN);
+    }
+    assert_int_equal(azoi_stream_write(&c->stream, first_request, sizeof first_request - 1), sizeof first_request - 1);
+    assert_int_equal(azoi_stream_write(&c->stream, last_request, sizeof last_request - 1), AZO_IO_AGAIN);
+    no_sending = false;
+    client_write(c, last_request, sizeof last_request - 1);
+    check_heard(c, &tls, heard);
+}
+
+static void test_renegotiation_amid_writes(void **state) {
+    (void)state;
+    check_renegotiation(true, false);
+    check_renegotiation(true, true);
+    check_renegotiation(false, false);
+    check_renegotiation(false, true);
+}
+
+#endif
 
 static void test_close_notify(void **state) {
     (void)state;
@@ -1231,6 +1704,36 @@ static void test_session_that_is_refused(void **state) {
     server_stop(&s);
 }
 
+/* A session that mbedTLS does not take, and one that may be offered once only (a ticket of TLS 1.3). */
+static void test_session_that_is_not_offered_again(void **state) {
+    (void)state;
+    server s = server_start("server", "-www -tls1_2");
+    client *c = client_trusting("ca.pem");
+    static const struct {
+        int set_session;
+        bool once;
+        const char *how;
+    } cases[] = {{0, false, "certificate verified"},
+                 {0, false, "session resumed"},
+                 {MBEDTLS_ERR_SSL_ALLOC_FAILED, false, "certificate verified"},
+                 {0, true, "session resumed"},
+                 {0, false, "certificate verified"}};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        azoi_known *known = azoi_net_known(&c->net, "localhost", s.port);
+        known->once = known->once || cases[i].once;
+        fault.mbedtls_ssl_set_session = cases[i].set_session;
+        clear_log(c);
+        azo_result r = client_tls(c, "localhost", s.port);
+        fault.mbedtls_ssl_set_session = 0;
+        assert_int_equal(r, AZO_OK);
+        assert_true(logged(c, cases[i].how));
+        check_page(c);
+        azoi_stream_close(&c->stream);
+    }
+    client_free(c);
+    server_stop(&s);
+}
+
 static void test_session_cap(void **state) {
     (void)state;
     server s = server_start("server", "-www -tls1_2");
@@ -1344,6 +1847,23 @@ static void test_bundles(void **state) {
     server_stop(&s);
 }
 
+/* So many roots are kept; the next ones are looked up each time. */
+static void test_roots_that_are_not_kept(void **state) {
+    (void)state;
+    server s = server_start("server", "-www -no_ticket -no_cache");
+    client *c = client_trusting("bundle.pem");
+    c->net.root_count = 8; /* as if others had taken the places */
+    for (int i = 0; i < 2; i++) {
+        clear_log(c);
+        assert_int_equal(client_tls(c, "localhost", s.port), AZO_OK);
+        assert_true(logged(c, "* 1 of 41 root certificates fit the chain of localhost\n"));
+        assert_int_equal(c->net.root_count, 8);
+        azoi_stream_close(&c->stream);
+    }
+    client_free(c);
+    server_stop(&s);
+}
+
 static void test_roots_from_memory(void **state) {
     (void)state;
     size_t len;
@@ -1400,6 +1920,41 @@ static void test_usual_places(void **state) {
     } else {
         check_error(c, AZO_ERR_TLS_VERIFY, "is not trusted");
     }
+    client_free(c);
+    server_stop(&s);
+}
+
+/* The first of them that has any counts, wherever it stands in the list. */
+static void test_each_usual_place(void **state) {
+    (void)state;
+    static const char *const places[] = {"/etc/ssl/certs/ca-certificates.crt",
+                                         "/etc/pki/tls/certs/ca-bundle.crt",
+                                         "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+                                         "/etc/ssl/ca-bundle.pem",
+                                         "/etc/ssl/cert.pem",
+                                         "/usr/local/share/certs/ca-root-nss.crt",
+                                         "/usr/local/etc/ssl/cert.pem"};
+    char path[512];
+    server s = server_start("server", "-www");
+    fault.root_file = cert_path(path, sizeof path, "ca.pem");
+    for (size_t i = 0; i < COUNT(places); i++) {
+        client *c = client_trusting(NULL);
+        fault.root_place = places[i];
+        azo_result r = client_tls(c, "localhost", s.port);
+        fault.root_place = NULL;
+        assert_int_equal(r, AZO_OK);
+        client_free(c);
+    }
+    client *c = client_trusting(NULL);
+    fault.root_place = "nowhere";
+    azo_result r = client_tls(c, "localhost", s.port);
+    fault.root_place = NULL;
+    assert_int_equal(r, AZO_ERR_TRUST_STORE);
+    check_error(c, AZO_ERR_TRUST_STORE, "No root certificates to be read in /etc/ssl/certs/ca-certificates.crt, /etc/");
+    for (size_t i = 0; i < COUNT(places); i++) {
+        assert_non_null(strstr(c->error.message, places[i]));
+    }
+    assert_int_equal(c->error.sys_errno, ENOENT);
     client_free(c);
     server_stop(&s);
 }
@@ -1584,6 +2139,199 @@ static void test_der_is_not_trusted(void **state) {
     free(der);
     mbedtls_x509_crt_free(&crt);
     free(pem);
+}
+
+/* ---- mbedTLS's numbers ---- */
+
+static void test_numbers_for_memory(void **state) {
+    (void)state;
+    static const struct {
+        int ret;
+        bool memory;
+    } cases[] = {{MBEDTLS_ERR_SSL_ALLOC_FAILED, true},
+                 {MBEDTLS_ERR_X509_ALLOC_FAILED, true},
+                 {MBEDTLS_ERR_PK_ALLOC_FAILED, true},
+                 {-0x10, true},   /* MBEDTLS_ERR_MPI_ALLOC_FAILED */
+                 {-0x6a, true},   /* MBEDTLS_ERR_ASN1_ALLOC_FAILED */
+                 {-0x21ea, true}, /* the same below MBEDTLS_ERR_X509_INVALID_FORMAT */
+                 {0, false},
+                 {0x70, false}, /* a count of bytes */
+                 {MBEDTLS_ERR_SSL_BAD_INPUT_DATA, false},
+                 {MBEDTLS_ERR_SSL_WANT_READ, false},
+                 {AZOI_TLS_STOPPED, false}};
+    azoi_net n;
+    memset(&n, 0, sizeof n);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        if (azoi_tls_is_memory(&n, cases[i].ret) != cases[i].memory) {
+            fail_msg("-0x%04x", (unsigned)-cases[i].ret);
+        }
+    }
+}
+
+static void test_numbers_to_call_again(void **state) {
+    (void)state;
+    static const struct {
+        int ret;
+        bool again;
+    } cases[] = {{MBEDTLS_ERR_SSL_WANT_READ, true},
+                 {MBEDTLS_ERR_SSL_WANT_WRITE, true},
+                 {MBEDTLS_ERR_SSL_CRYPTO_IN_PROGRESS, true},
+                 {MBEDTLS_ERR_SSL_ASYNC_IN_PROGRESS, true},
+                 {0, false},
+                 {MBEDTLS_ERR_SSL_CONN_EOF, false},
+                 {MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY, false},
+                 {MBEDTLS_ERR_SSL_INVALID_RECORD, false},
+                 {AZOI_TLS_STOPPED, false}};
+    azoi_stream s;
+    memset(&s, 0, sizeof s);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        assert_int_equal(azoi_tls_again(&s, cases[i].ret), cases[i].again);
+    }
+}
+
+/* ---- an mbedTLS that fails ---- */
+
+static void check_no_setup(client *c, uint16_t port, int code) {
+    azo_error e;
+    assert_int_equal(client_tls(c, "localhost", port), AZO_ERR_TLS);
+    check_error(c, AZO_ERR_TLS, "mbedTLS could not be set up (mbedTLS -0x");
+    assert_non_null(strstr(c->error.message, "randomness"));
+    assert_int_equal(c->error.tls_code, code);
+    azoi_stream_close(&c->stream);
+    assert_int_equal(azoi_tls_setup(&c->net, NULL), AZO_ERR_TLS);
+    azoi_error_clear(&e);
+    (void)azoi_fail(&e, AZO_ERR_LIMIT, "Something else came first. Look there.");
+    assert_int_equal(azoi_tls_setup(&c->net, &e), AZO_ERR_TLS);
+    assert_int_equal(e.code, AZO_ERR_LIMIT);
+    assert_int_equal(e.tls_code, 0);
+}
+
+static void test_tls_that_cannot_be_set_up(void **state) {
+    (void)state;
+    server s = server_start("server", "-www");
+    client *c = client_trusting("ca.pem");
+    fault.mbedtls_ssl_config_defaults = MBEDTLS_ERR_SSL_BAD_CONFIG;
+    check_no_setup(c, s.port, MBEDTLS_ERR_SSL_BAD_CONFIG);
+    fault.mbedtls_ssl_config_defaults = 0;
+#if MBEDTLS_VERSION_NUMBER < 0x04000000
+    fault.mbedtls_entropy_func = MBEDTLS_ERR_ENTROPY_SOURCE_FAILED;
+    check_no_setup(c, s.port, MBEDTLS_ERR_CTR_DRBG_ENTROPY_SOURCE_FAILED);
+    fault.mbedtls_entropy_func = 0;
+#endif
+    assert_int_equal(client_tls(c, "localhost", s.port), AZO_OK); /* the next try sets it up */
+    client_free(c);
+    server_stop(&s);
+}
+
+/* An mbedTLS that never gets on with a write, although nothing is blocked, is an error and no endless loop. */
+static void test_write_that_never_ends(void **state) {
+    (void)state;
+    static const int answers[] = {MBEDTLS_ERR_SSL_WANT_READ, MBEDTLS_ERR_SSL_CRYPTO_IN_PROGRESS};
+    server s = server_start("server", "-rev -tls1_2");
+    client *c = client_trusting("ca.pem");
+    for (size_t i = 0; i < COUNT(answers); i++) {
+        assert_int_equal(client_tls(c, "localhost", s.port), AZO_OK);
+        c->stream.in_blocked = false;
+        fault.mbedtls_ssl_write = answers[i];
+        ptrdiff_t sent = azoi_stream_write(&c->stream, "abc\n", 4);
+        fault.mbedtls_ssl_write = 0;
+        assert_int_equal(sent, AZO_ERR_TLS);
+        check_error(c, AZO_ERR_TLS, "failed while sending");
+        assert_int_equal(c->error.tls_code, answers[i]);
+        azoi_stream_close(&c->stream);
+    }
+    client_free(c);
+    server_stop(&s);
+}
+
+/* To write it may have to read, as with TLS 1.3; that is waited for, and the length of the write stands. */
+static void test_write_that_reads(void **state) {
+    (void)state;
+    char byte;
+    server s = server_start("server", "-rev -tls1_2");
+    client *c = client_trusting("ca.pem");
+    assert_int_equal(client_tls(c, "localhost", s.port), AZO_OK);
+    assert_int_equal(azoi_stream_read(&c->stream, &byte, 1), AZO_IO_AGAIN);
+    assert_true(c->stream.in_blocked);
+    fault.mbedtls_ssl_write = MBEDTLS_ERR_SSL_WANT_READ;
+    ptrdiff_t sent = azoi_stream_write(&c->stream, "abc\n", 4);
+    fault.mbedtls_ssl_write = 0;
+    assert_int_equal(sent, AZO_IO_AGAIN);
+    assert_int_equal(azoi_stream_write(&c->stream, "abc\ndef\n", 8), 4);
+    assert_int_equal(client_read(c, &byte, 1), 1);
+    assert_int_equal(byte, 'c');
+    client_free(c);
+    server_stop(&s);
+}
+
+/* Some versions could tell the end of TCP by a number of its own: cut, like any end without close_notify. */
+static void test_end_by_number(void **state) {
+    (void)state;
+    char byte;
+    server s = server_start("server", "-rev -tls1_2");
+    client *c = client_trusting("ca.pem");
+    assert_int_equal(client_tls(c, "localhost", s.port), AZO_OK);
+    fault.mbedtls_ssl_read = MBEDTLS_ERR_SSL_CONN_EOF;
+    ptrdiff_t got = azoi_stream_read(&c->stream, &byte, 1);
+    fault.mbedtls_ssl_read = 0;
+    assert_int_equal(got, AZO_ERR_CLOSED);
+    assert_true(c->stream.cut && c->stream.ended);
+    assert_int_equal(c->error.code, AZO_OK);
+    assert_int_equal(azoi_stream_read(&c->stream, &byte, 1), AZO_ERR_CLOSED);
+    client_free(c);
+    server_stop(&s);
+}
+
+/* Whatever mbedTLS says about the chain and the roots that were found: an error never becomes trust. */
+static void test_no_verdict(void **state) {
+    (void)state;
+    static const struct {
+        int ret;
+        uint32_t verdict;
+    } cases[] = {{MBEDTLS_ERR_X509_FATAL_ERROR, 0xffffffff},
+                 {MBEDTLS_ERR_X509_FATAL_ERROR, 0},
+                 {MBEDTLS_ERR_X509_CERT_VERIFY_FAILED, 0}};
+    server s = server_start("server", "-www");
+    client *c = client_trusting("ca.pem");
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        fault.mbedtls_x509_crt_verify_with_profile = cases[i].ret;
+        fault.verdict = cases[i].verdict;
+        azo_result r = client_tls(c, "localhost", s.port);
+        fault.mbedtls_x509_crt_verify_with_profile = 0;
+        assert_int_equal(r, AZO_ERR_TLS_VERIFY);
+        check_error(c, AZO_ERR_TLS_VERIFY, "was refused");
+        assert_int_equal(c->error.tls_verify_flags, MBEDTLS_X509_BADCERT_OTHER);
+        assert_int_equal(c->net.root_count, 0);
+        azoi_stream_close(&c->stream);
+    }
+    client_free(c);
+    server_stop(&s);
+}
+
+/* A handshake that mbedTLS is content with, although the certificate is bad or was not looked at. */
+static void check_lax(int mode, const char *host, uint32_t flags, uint16_t port) {
+    client *c = client_trusting("ca.pem");
+    assert_int_equal(azoi_tls_setup(&c->net, &c->error), AZO_OK);
+    mbedtls_ssl_conf_authmode(&c->net.config, mode);
+    assert_int_equal(client_tls(c, host, port), AZO_ERR_TLS_VERIFY);
+    check_error(c, AZO_ERR_TLS_VERIFY, host);
+    assert_int_equal(c->error.tls_verify_flags & flags, flags);
+    assert_int_equal(session_count(c), 0);
+    client_free(c);
+}
+
+static void test_verification_is_verified(void **state) {
+    (void)state;
+    server s = server_start("server", "-www -tls1_2");
+    check_lax(MBEDTLS_SSL_VERIFY_OPTIONAL, "other.test", MBEDTLS_X509_BADCERT_CN_MISMATCH, s.port);
+    check_lax(MBEDTLS_SSL_VERIFY_NONE, "localhost", MBEDTLS_X509_BADCERT_SKIP_VERIFY, s.port);
+    client *c = client_trusting("ca.pem");
+    assert_int_equal(client_tls(c, "localhost", s.port), AZO_OK);
+    c->stream.checked = false; /* as if no certificate had been shown to the library, nor a session resumed */
+    assert_int_equal(azoi_tls_finished(&c->stream), AZO_ERR_TLS_VERIFY);
+    assert_int_equal(c->error.tls_verify_flags, MBEDTLS_X509_BADCERT_SKIP_VERIFY);
+    client_free(c);
+    server_stop(&s);
 }
 
 /* ---- handshakes that fail ---- */
@@ -1774,20 +2522,31 @@ int main(void) {
         cmocka_unit_test(test_reset),
         cmocka_unit_test(test_write_after_reset),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_too_many_open_files),
+        cmocka_unit_test(test_socket_that_stays_blocking),
         cmocka_unit_test(test_unresolvable),
         cmocka_unit_test(test_addresses_are_kept),
         cmocka_unit_test(test_address_order),
         cmocka_unit_test(test_winner_goes_first),
         cmocka_unit_test(test_second_address_after_failure),
         cmocka_unit_test(test_second_address_after_silence),
+        cmocka_unit_test(test_first_of_two_fails),
+        cmocka_unit_test(test_connect_is_interrupted),
+        cmocka_unit_test(test_connected_at_once),
         cmocka_unit_test(test_ipv6),
         cmocka_unit_test(test_poll_hook),
         cmocka_unit_test(test_poll_is_interrupted),
+        cmocka_unit_test(test_io_is_interrupted),
         cmocka_unit_test(test_tls12),
         cmocka_unit_test(test_tls13),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_awkward_hooks),
+        cmocka_unit_test(test_long_write),
         cmocka_unit_test(test_unfinished_write),
+#ifdef MBEDTLS_SSL_RENEGOTIATION
+        cmocka_unit_test(test_renegotiation_amid_writes),
+        cmocka_unit_test(test_renegotiation_after_a_flush),
+#endif
         cmocka_unit_test(test_close_notify),
         cmocka_unit_test(test_cut),
         cmocka_unit_test(test_resumption_tls12),
@@ -1795,6 +2554,7 @@ int main(void) {
         cmocka_unit_test(test_resumption_tls13),
         cmocka_unit_test(test_server_without_sessions),
         cmocka_unit_test(test_session_that_is_refused),
+        cmocka_unit_test(test_session_that_is_not_offered_again),
         cmocka_unit_test(test_session_cap),
         cmocka_unit_test(test_expired),
         cmocka_unit_test(test_not_yet_valid),
@@ -1805,13 +2565,23 @@ int main(void) {
         cmocka_unit_test(test_unknown_root),
         cmocka_unit_test(test_trusted_self_signed_and_intermediate),
         cmocka_unit_test(test_bundles),
+        cmocka_unit_test(test_roots_that_are_not_kept),
         cmocka_unit_test(test_roots_from_memory),
         cmocka_unit_test(test_trust_store_that_is_none),
         cmocka_unit_test(test_usual_places),
+        cmocka_unit_test(test_each_usual_place),
         cmocka_unit_test(test_ssl_cert_file),
         cmocka_unit_test(test_scan_in_pieces),
         cmocka_unit_test(test_scan_of_odd_text),
         cmocka_unit_test(test_der_is_not_trusted),
+        cmocka_unit_test(test_numbers_for_memory),
+        cmocka_unit_test(test_numbers_to_call_again),
+        cmocka_unit_test(test_tls_that_cannot_be_set_up),
+        cmocka_unit_test(test_write_that_never_ends),
+        cmocka_unit_test(test_write_that_reads),
+        cmocka_unit_test(test_end_by_number),
+        cmocka_unit_test(test_no_verdict),
+        cmocka_unit_test(test_verification_is_verified),
         cmocka_unit_test(test_plain_http),
         cmocka_unit_test(test_noise),
         cmocka_unit_test(test_hang_up),
