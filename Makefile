@@ -35,7 +35,8 @@ TEST_PROGRAMS = $(TESTS:%=$(BUILD)/tests/%)
 CERTS = build/certs
 RUN_TESTS = AZO_TEST_CERTS=$(CERTS) AZO_TEST_BUILD=$(BUILD) tests/run.sh
 
-.PHONY: all help demo test test-programs asan valgrind cover soak fuzz test-official compile-check matrix static size \
+.PHONY: all help demo test test-programs asan valgrind cover soak fuzz analysis \
+    test-official compile-check matrix static size \
     run-matrix lwip install clean force
 .DELETE_ON_ERROR:
 
@@ -49,6 +50,7 @@ help:
 	@echo 'make valgrind        the same under valgrind'
 	@echo 'make soak            a million mixed requests with faults (AZO_TEST_SEED=n: others)'
 	@echo 'make fuzz            each fuzz target for a minute (FUZZ_SECONDS=n, FUZZ=targets; needs clang)'
+	@echo 'make analysis        all that reads the code: analysers, Frama-C, MSan and other sanitizers'
 	@echo 'make cover           lines and branches of the header that no test reaches (needs gcovr)'
 	@echo 'make test-official   the official npm packages against the bundled service (needs npm)'
 	@echo 'make bench           ratios to libcurl and to a bare mbedTLS program (BENCH=quick or full; see tests/bench)'
@@ -138,6 +140,10 @@ soak: $(BUILD)/fake_service $(BUILD)/tests/torture_soak $(CERTS)/.complete
 FUZZ_SECONDS = 60
 fuzz:
 	@AZO_TEST_BUILD=$(BUILD) tests/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ)
+
+# The long steps too, MSan among them, which builds mbedTLS for itself.
+analysis: $(CERTS)/.complete
+	@AZO_TEST_CERTS=$(CERTS) AZO_TEST_BUILD=$(BUILD) tests/analysis/run.sh all
 
 # Which lines and branches of the header no test reaches, and whether the reasons for that still hold.
 cover:
