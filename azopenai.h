@@ -795,12 +795,11 @@ AZO_API const char *azo_version(void);
 
 static inline azo_str azo_s(const char *text) {
     azo_str s;
-    const char *end = text;
-    while (end != NULL && *end != '\0') {
-        end++;
-    }
     s.ptr = text;
-    s.len = (size_t)(end - text);
+    s.len = 0;
+    while (text != NULL && text[s.len] != '\0') {
+        s.len++;
+    }
     return s;
 }
 

@@ -100,11 +100,11 @@ step_tidy() {
 }
 
 # Without the checks that tests have good reasons to break: numbers as pointers, texts in pieces, memory compared with
-# memory, hooks that leave an argument alone, bytes that are wrong on purpose.
+# memory, hooks that leave an argument alone, bytes that are wrong on purpose, system().
 step_tests_tidy() {
     needs clang-tidy || return 0
     for one in performance-no-int-to-ptr bugprone-suspicious-missing-comma bugprone-suspicious-memory-comparison \
-        cert-exp42-c cert-flp37-c bugprone-branch-clone bugprone-suspicious-memset-usage \
+        cert-env33-c cert-exp42-c cert-flp37-c bugprone-branch-clone bugprone-suspicious-memset-usage \
         bugprone-not-null-terminated-result misc-misleading-bidirectional readability-non-const-parameter \
         readability-inconsistent-declaration-parameter-name; do
         without=${without:-}${without:+,}-$one
@@ -137,8 +137,7 @@ run_clang_analyzer() {
         "$dir/azopenai.h" -o /dev/null
 }
 examples_clang_analyzer() {
-    each clang "$examples" clang --analyze --analyzer-output text -std=c99 $root -I. \
-        -o /dev/null
+    each clang "$examples" clang --analyze --analyzer-output text -std=c99 $root "-I$dir" -I. -o /dev/null
 }
 step_clang_analyzer() {
     needs clang || return 0
