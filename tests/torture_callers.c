@@ -1117,7 +1117,8 @@ static azo_result null_history_add_reply(stage *s, setup *u, int null) {
 static azo_result null_history_count(stage *s, setup *u, int null) {
     (void)s;
     (void)u;
-    assert_int_equal(azo_history_count(null == 1 ? NULL : NULL), 0);
+    (void)null; /* nothing else can be left out */
+    assert_int_equal(azo_history_count(NULL), 0);
     return AZO_OK;
 }
 
