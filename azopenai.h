@@ -4409,7 +4409,7 @@ static void azoi_tls_limits(azoi_net *n) {
 }
 
 #if MBEDTLS_VERSION_NUMBER < 0x04000000
-/* Asked once in ten thousand handshakes, and its context is large (33 KB in 2.28): it lives as long as it takes. */
+/* Asked at first and after every ten thousand draws; its context (33 KB in 2.28) lives as long as that takes. */
 static int azoi_tls_entropy(void *user_data, unsigned char *out, size_t len) {
     azoi_net *n = (azoi_net *)user_data;
     mbedtls_entropy_context *entropy = (mbedtls_entropy_context *)azoi_alloc(n->allocator, sizeof *entropy);
