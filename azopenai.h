@@ -7119,7 +7119,7 @@ static const azoi_advice azoi_advices[] = {
     {{53003, 530032}, AZO_WHO_IDENTITY, "the sign-in by policy",
      "Ask the administrator for an exception for this app; trying again does not help."},
     {{50196}, AZO_WHO_WAIT, "one equal request too many", "Wait; share one client instead of opening one per call."},
-    {{AZOI_SAYS_LATER, 90033, 90006, 90012, 90024, 50033, 90055}, AZO_WHO_WAIT, "the request for now",
+    {{AZOI_SAYS_LATER, 90033, 90006, 90012, 90024, 50033, 90055}, AZO_WHO_WAIT, "the request, being busy",
      "Wait and try again."},
     {{AZOI_SAYS_STRANGER}, AZO_WHO_MACHINE, "the request",
      "It does not answer as it should: check AZURE_AUTHORITY_HOST, proxies (169.254.169.254 must pass by them), and "
@@ -10893,7 +10893,6 @@ AZO_API const char *azo_version(void) {
 /* >>end */
 
 #undef AZOI_NEVER
-#undef AZOI_NO_PSS_IN_TLS12
 #undef AZOI_OF
 #undef AZOI_PRINTF
 #undef AZOI_PSA
