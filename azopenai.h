@@ -93,6 +93,15 @@
  *     AZO_NO_CLOCK           no built-in clock: azo_client_desc.clock is needed
  *     AZO_NO_ENV             the environment is not read
  *     AZO_NO_STDIO           no file is read: root certificates come from ca_pem
+ *     AZO_NO_STREAM          no server-sent events: `stream` and on_event are refused
+ *     AZO_NO_SECRET          no client secret, so no Entra ID
+ *     AZO_NO_IMDS            no managed identity
+ *     AZO_NO_PROXY           no tunnels: a proxy is refused
+ *     AZO_NO_LOG             the logger gets nothing
+ *     AZO_NO_SENTENCES       azo_error.message has a number only; what else azo_error holds is as ever
+ *     AZO_NO_EMBED *         without azo_embed
+ *     AZO_NO_RAW *           without azo_raw
+ *     AZO_NO_HISTORY *       without azo_history
  *     AZO_JSMN_HEADER        where jsmn is, e.g. "third_party/jsmn.h"; <jsmn.h> by default
  *     AZO_DEFAULT_x, AZO_MAX_x   see >>config
  *
@@ -716,15 +725,19 @@ AZO_API azo_result azo_chat_begin(azo_client *client, const azo_chat_desc *desc,
 AZO_API azo_result azo_chat_end(azo_request *request, azo_chat_reply *out, azo_error *err);
 AZO_API void azo_chat_reply_free(azo_chat_reply *reply);
 
+#ifndef AZO_NO_EMBED
 AZO_API azo_result azo_embed(azo_client *client, const azo_embed_desc *desc, azo_embed_reply *out, azo_error *err);
 AZO_API azo_result azo_embed_begin(azo_client *client, const azo_embed_desc *desc, azo_request **out, azo_error *err);
 AZO_API azo_result azo_embed_end(azo_request *request, azo_embed_reply *out, azo_error *err);
 AZO_API void azo_embed_reply_free(azo_embed_reply *reply);
+#endif
 
+#ifndef AZO_NO_RAW
 AZO_API azo_result azo_raw(azo_client *client, const azo_raw_desc *desc, azo_raw_reply *out, azo_error *err);
 AZO_API azo_result azo_raw_begin(azo_client *client, const azo_raw_desc *desc, azo_request **out, azo_error *err);
 AZO_API azo_result azo_raw_end(azo_request *request, azo_raw_reply *out, azo_error *err);
 AZO_API void azo_raw_reply_free(azo_raw_reply *reply);
+#endif
 
 /* First header of that name in any case; empty if there is none. */
 AZO_API azo_str azo_http_header(const azo_http *http, const char *name);
@@ -762,6 +775,7 @@ AZO_API void azo_request_free(azo_request *request);
 
 /* ---- History: messages that are sent with azo_chat_desc.history ---- */
 
+#ifndef AZO_NO_HISTORY
 /* Uses the client's allocator and may outlive the client. */
 AZO_API azo_result azo_history_open(azo_client *client, azo_history **out, azo_error *err);
 AZO_API void azo_history_close(azo_history *history);
@@ -771,6 +785,7 @@ AZO_API azo_result azo_history_add_reply(azo_history *history, const azo_chat_re
 AZO_API size_t azo_history_count(const azo_history *history);
 /* Removes messages first, first + 1, ...; what is not there is not removed. */
 AZO_API void azo_history_remove(azo_history *history, size_t first, size_t count);
+#endif
 
 /* ---- Reading and quoting JSON ---- */
 
@@ -1027,6 +1042,53 @@ static inline azo_message azo_same(const azo_chat_reply *reply) {
 #define AZOI_PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
 #else
 #define AZOI_PRINTF(text, first)
+#endif
+
+/* Features. What is left out is compiled all the same, as something that nothing can reach, and dropped. */
+#ifdef __GNUC__
+#define AZOI_UNREACHED static __attribute__((unused))
+#else
+#define AZOI_UNREACHED static
+#endif
+#ifdef AZO_NO_EMBED
+#define AZOI_EMBED_API AZOI_UNREACHED
+#else
+#define AZOI_EMBED_API AZO_API
+#endif
+#ifdef AZO_NO_RAW
+#define AZOI_RAW_API AZOI_UNREACHED
+#else
+#define AZOI_RAW_API AZO_API
+#endif
+#ifdef AZO_NO_HISTORY
+#define AZOI_HISTORY_API AZOI_UNREACHED
+#else
+#define AZOI_HISTORY_API AZO_API
+#endif
+#ifdef AZO_NO_STREAM
+#define AZOI_HAS_STREAM false
+#else
+#define AZOI_HAS_STREAM true
+#endif
+#ifdef AZO_NO_SECRET
+#define AZOI_HAS_SECRET false
+#else
+#define AZOI_HAS_SECRET true
+#endif
+#ifdef AZO_NO_IMDS
+#define AZOI_HAS_IMDS false
+#else
+#define AZOI_HAS_IMDS true
+#endif
+#ifdef AZO_NO_PROXY
+#define AZOI_HAS_PROXY false
+#else
+#define AZOI_HAS_PROXY true
+#endif
+#ifdef AZO_NO_LOG
+#define AZOI_HAS_LOG false
+#else
+#define AZOI_HAS_LOG true
 #endif
 
 #define AZOI_NEVER INT64_MAX
@@ -2289,6 +2351,23 @@ static azo_result azoi_fail(azo_error *e, azo_result code, const char *format, .
     va_end(args);
     azoi_clean(e->message, sizeof e->message, azo_s(text));
     return code;
+}
+
+#ifdef AZO_NO_SENTENCES
+/* Takes the place of azoi_fail, whose arguments are checked, but not kept. */
+static azo_result azoi_fail_short(azo_error *e, azo_result code) {
+    return (azoi_fail)(e, code, "Error %d. Look it up in AZO_RESULTS of azopenai.h.", (int)code);
+}
+#define azoi_fail(e, code, ...) (true ? azoi_fail_short(e, code) : (azoi_fail)(e, code, __VA_ARGS__))
+#define AZOI_SENTENCES(what, to_do) "", ""
+#else
+#define AZOI_SENTENCES(what, to_do) what, to_do
+#endif
+
+/* For what one of the options has left out. */
+static azo_result azoi_left_out(azo_error *e, const char *what, const char *option) {
+    return azoi_fail(e, AZO_ERR_UNSUPPORTED, "%s was asked for, which this build cannot do (%s). Do without, or "
+                     "compile azopenai.h without that option.", what, option);
 }
 
 static azo_result azoi_memory(azo_error *e) {
@@ -3985,7 +4064,7 @@ AZOI_PRINTF(3, 4)
 static void azoi_log(azoi_net *n, int level, const char *format, ...) {
     char line[1024]; /* what is longer is cut */
     va_list args;
-    if (n->logger.line == NULL) {
+    if (!AZOI_HAS_LOG || n->logger.line == NULL) {
         return;
     }
     va_start(args, format);
@@ -5212,7 +5291,7 @@ static bool azoi_no_proxy_entry(azo_str entry, azo_str host) {
 }
 
 static bool azoi_wants_proxy(const azo_client *c, const azoi_origin *origin) {
-    if (c->proxy_host.len == 0 || origin->direct || azoi_is_loopback(origin->host)) {
+    if (!AZOI_HAS_PROXY || c->proxy_host.len == 0 || origin->direct || azoi_is_loopback(origin->host)) {
         return false;
     }
     azo_str rest = azoi_buf_view(&c->no_proxy);
@@ -5441,7 +5520,7 @@ static void azoi_conn_ready(azoi_conn *conn) {
 }
 
 static azo_result azoi_conn_after_tcp(azoi_conn *conn) {
-    if (conn->via_proxy && conn->state == AZOI_CONN_OPENING) {
+    if (AZOI_HAS_PROXY && conn->via_proxy && conn->state == AZOI_CONN_OPENING) {
         azoi_conn_write_connect(conn);
         conn->state = AZOI_CONN_PROXY;
         return azoi_buf_failed(&conn->out, conn->stream.error, "The CONNECT request");
@@ -5465,7 +5544,7 @@ static azo_result azoi_conn_open_step(azoi_conn *conn) {
         r = azoi_stream_connect(&conn->stream);
         return r == AZO_OK ? azoi_conn_after_tcp(conn) : r;
     case AZOI_CONN_PROXY:
-        r = azoi_conn_proxy(conn);
+        r = AZOI_HAS_PROXY ? azoi_conn_proxy(conn) : AZO_OK;
         return r == AZO_OK ? azoi_conn_after_tcp(conn) : r;
     default: /* TLS */
         r = azoi_stream_handshake(&conn->stream);
@@ -6177,7 +6256,7 @@ static void azoi_log_headers(azoi_net *net, char direction, azo_str lines, azo_s
 /* `signature`: the header lines that carry the credentials. */
 static void azoi_job_log_head(azo_request *job, azo_str signature) {
     azoi_net *net = &job->client->net;
-    if (net->logger.line != NULL) {
+    if (AZOI_HAS_LOG && net->logger.line != NULL) {
         azoi_log(net, AZO_LOG_DEBUG, "> %s %s HTTP/1.1", job->spec.method.ptr, job->spec.target.ptr);
         azoi_log(net, AZO_LOG_DEBUG, "> Host: %s", job->spec.origin.host.ptr);
         azoi_log_headers(net, '>', job->spec.log_headers, azoi_view(NULL, 0), false);
@@ -6322,7 +6401,7 @@ static azo_result azoi_job_redirected(azo_request *job) {
 
 static void azoi_job_log_answer(azo_request *job) {
     azoi_net *net = &job->client->net;
-    if (net->logger.line != NULL) {
+    if (AZOI_HAS_LOG && net->logger.line != NULL) {
         azoi_log(net, AZO_LOG_DEBUG, "< HTTP %d %.*s", job->head.status, (int)job->head.reason.len,
                  job->head.reason.ptr);
         azoi_log_headers(net, '<', job->head.headers, job->spec.log_headers, false);
@@ -6903,14 +6982,19 @@ static azo_result azoi_chain_open(azo_client *c, const azo_credential_desc *d, c
                          "prod, EnvironmentCredential or ManagedIdentityCredential. Set one, or use a token_provider.",
                          name.ptr);
     }
+    bool secret = AZOI_HAS_SECRET && !only_imds;
+    bool imds = AZOI_HAS_IMDS && !only_secret;
+    if (!secret && !imds) {
+        return azoi_left_out(e, only_imds ? "Managed identity" : only_secret ? "A client secret" : "A credential",
+                             only_imds ? "AZO_NO_IMDS" : "AZO_NO_SECRET");
+    }
     id->kind = AZOI_IDENTITY_CHAIN;
-    id->members[AZOI_MEMBER_SECRET] = !only_imds;
-    id->members[AZOI_MEMBER_IMDS] = !only_secret;
-    r = only_imds ? r : azoi_secret_open(id, d, e);
-    r = only_secret || r != AZO_OK ? r : azoi_imds_open(id, d, chained, e);
-    azoi_log(&c->net, AZO_LOG_INFO, "* identity: %s%s%s, since %s. %s", only_imds ? "" : "client secret",
-             only_secret || only_imds ? "" : ", else ", only_secret ? "" : "managed identity", why,
-             id->lacks[AZOI_MEMBER_SECRET]);
+    id->members[AZOI_MEMBER_SECRET] = secret;
+    id->members[AZOI_MEMBER_IMDS] = imds;
+    r = secret ? azoi_secret_open(id, d, e) : r;
+    r = imds && r == AZO_OK ? azoi_imds_open(id, d, chained, e) : r;
+    azoi_log(&c->net, AZO_LOG_INFO, "* identity: %s%s%s, since %s. %s", secret ? "client secret" : "",
+             secret && imds ? ", else " : "", imds ? "managed identity" : "", why, id->lacks[AZOI_MEMBER_SECRET]);
     return r;
 }
 
@@ -6953,6 +7037,11 @@ static azo_result azoi_identity_open(azo_client *c, const azo_client_desc *desc,
 
 static const char *azoi_member_name(int member) {
     return member == AZOI_MEMBER_SECRET ? "environment" : "managed identity";
+}
+
+/* Whether it is Entra ID that is asked, or else the metadata service. */
+static bool azoi_is_entra(const azoi_slot *slot) {
+    return AZOI_HAS_SECRET && (!AZOI_HAS_IMDS || slot->member == AZOI_MEMBER_SECRET);
 }
 
 /* Where the slot's token came from. */
@@ -7105,29 +7194,44 @@ typedef struct azoi_advice {
 
 /* What people do to get these numbers, from the sheet's table and the threads behind it. */
 static const azoi_advice azoi_advices[] = {
-    {{AZOI_SAYS_NO}, AZO_WHO_IDENTITY, "the request", "Its own words are in azo_error.detail."},
-    {{7000215, 7000216, 7000218, 900144}, AZO_WHO_IDENTITY, "the client secret",
-     "Put the secret's value, not its ID, in AZURE_CLIENT_SECRET, as it is: not percent-encoded, and with $, !, ` and "
-     "quotes protected from the shell."},
-    {{7000222}, AZO_WHO_IDENTITY, "the client secret", "It has expired: put a new one in AZURE_CLIENT_SECRET."},
-    {{700016, 700011, 50034, 7000112, 700025}, AZO_WHO_IDENTITY, "the client ID",
-     "Check that AZURE_CLIENT_ID and AZURE_TENANT_ID belong together, and that the app is enabled and confidential."},
-    {{90002, 900023, 9001023, 90038, 900432, 50049}, AZO_WHO_IDENTITY, "the tenant",
-     "Check AZURE_TENANT_ID, and set AZURE_AUTHORITY_HOST to the login host of its cloud if it is not the public one."},
-    {{70011, 28002, 700022, 500011, 50001}, AZO_WHO_PROGRAM, "the scope",
-     "Give one resource that this tenant knows and /.default, like https://cognitiveservices.azure.com/.default."},
-    {{53003, 530032}, AZO_WHO_IDENTITY, "the sign-in by policy",
-     "Ask the administrator for an exception for this app; trying again does not help."},
-    {{50196}, AZO_WHO_WAIT, "one equal request too many", "Wait; share one client instead of opening one per call."},
-    {{AZOI_SAYS_LATER, 90033, 90006, 90012, 90024, 50033, 90055}, AZO_WHO_WAIT, "the request, being busy",
-     "Wait and try again."},
-    {{AZOI_SAYS_STRANGER}, AZO_WHO_MACHINE, "the request",
-     "It does not answer as it should: check AZURE_AUTHORITY_HOST, proxies (169.254.169.254 must pass by them), and "
-     "whether this is an Azure machine."},
-    {{AZOI_SAYS_NOBODY}, AZO_WHO_IDENTITY, "the machine, which has no such identity, none at all, or several",
-     "Enable one, or name one that it has with AZURE_CLIENT_ID or managed_client_id."},
-    {{AZOI_SAYS_NOT_ENV}, AZO_WHO_IDENTITY, "the identity that AZURE_CLIENT_ID names",
-     "Assign it to this machine, unset the variable, or set managed_client_id to \"\" for the system-assigned one."},
+    {{AZOI_SAYS_NO}, AZO_WHO_IDENTITY,
+     AZOI_SENTENCES("the request", "Its own words are in azo_error.detail.")},
+    {{7000215, 7000216, 7000218, 900144}, AZO_WHO_IDENTITY,
+     AZOI_SENTENCES("the client secret",
+                    "Put the secret's value, not its ID, in AZURE_CLIENT_SECRET, as it is: not percent-encoded, and "
+                    "with $, !, ` and quotes protected from the shell.")},
+    {{7000222}, AZO_WHO_IDENTITY,
+     AZOI_SENTENCES("the client secret", "It has expired: put a new one in AZURE_CLIENT_SECRET.")},
+    {{700016, 700011, 50034, 7000112, 700025}, AZO_WHO_IDENTITY,
+     AZOI_SENTENCES("the client ID",
+                    "Check that AZURE_CLIENT_ID and AZURE_TENANT_ID belong together, and that the app is enabled "
+                    "and confidential.")},
+    {{90002, 900023, 9001023, 90038, 900432, 50049}, AZO_WHO_IDENTITY,
+     AZOI_SENTENCES("the tenant",
+                    "Check AZURE_TENANT_ID, and set AZURE_AUTHORITY_HOST to the login host of its cloud if it is "
+                    "not the public one.")},
+    {{70011, 28002, 700022, 500011, 50001}, AZO_WHO_PROGRAM,
+     AZOI_SENTENCES("the scope",
+                    "Give one resource that this tenant knows and /.default, like "
+                    "https://cognitiveservices.azure.com/.default.")},
+    {{53003, 530032}, AZO_WHO_IDENTITY,
+     AZOI_SENTENCES("the sign-in by policy",
+                    "Ask the administrator for an exception for this app; trying again does not help.")},
+    {{50196}, AZO_WHO_WAIT,
+     AZOI_SENTENCES("one equal request too many", "Wait; share one client instead of opening one per call.")},
+    {{AZOI_SAYS_LATER, 90033, 90006, 90012, 90024, 50033, 90055}, AZO_WHO_WAIT,
+     AZOI_SENTENCES("the request, being busy", "Wait and try again.")},
+    {{AZOI_SAYS_STRANGER}, AZO_WHO_MACHINE,
+     AZOI_SENTENCES("the request",
+                    "It does not answer as it should: check AZURE_AUTHORITY_HOST, proxies (169.254.169.254 must "
+                    "pass by them), and whether this is an Azure machine.")},
+    {{AZOI_SAYS_NOBODY}, AZO_WHO_IDENTITY,
+     AZOI_SENTENCES("the machine, which has no such identity, none at all, or several",
+                    "Enable one, or name one that it has with AZURE_CLIENT_ID or managed_client_id.")},
+    {{AZOI_SAYS_NOT_ENV}, AZO_WHO_IDENTITY,
+     AZOI_SENTENCES("the identity that AZURE_CLIENT_ID names",
+                    "Assign it to this machine, unset the variable, or set managed_client_id to \"\" for the "
+                    "system-assigned one.")},
 };
 
 static const azoi_advice *azoi_advice_find(int number) {
@@ -7147,7 +7251,7 @@ static azo_result azoi_fetch_refuse(azo_request *job) {
     const azoi_identity *id = &job->client->identity;
     azo_error *e = &job->error;
     int status = job->head.status;
-    bool entra = slot->member == AZOI_MEMBER_SECRET;
+    bool entra = azoi_is_entra(slot);
     bool later = entra ? azoi_retry_entra(status) : azoi_retry_imds(status);
     char number[24];
     azoi_oauth_error(job);
@@ -7198,7 +7302,7 @@ static int64_t azoi_fetch_lifetime(azo_request *job, const azoi_json *json) {
 static azo_result azoi_fetch_end(azo_request *job) {
     azo_client *c = job->client;
     azoi_slot *slot = (azoi_slot *)job->tag;
-    bool entra = slot->member == AZOI_MEMBER_SECRET;
+    bool entra = azoi_is_entra(slot);
     int64_t lifetime_s = -1;
     int64_t refresh_in_s = 0;
     int type = -1;
@@ -7252,7 +7356,7 @@ static void azoi_slot_line(azoi_slot *slot, const char *text) {
 /* A request that had no answer, or none that could be read: the machine's words become the member's. Failures with a
  * remedy of their own (TLS, proxy, memory) stay what they are. */
 static void azoi_fetch_unanswered(azoi_slot *slot, const azo_error *from) {
-    bool entra = slot->member == AZOI_MEMBER_SECRET;
+    bool entra = azoi_is_entra(slot);
     bool slow = from->code == AZO_ERR_TIMEOUT;
     if (slow || from->code == AZO_ERR_RESOLVE || from->code == AZO_ERR_CONNECT || from->code == AZO_ERR_CLOSED ||
         from->code == AZO_ERR_HTTP || from->code == AZO_ERR_REDIRECT) {
@@ -7354,7 +7458,7 @@ static const azoi_job_ops azoi_fetch_ops = {
 static azo_result azoi_fetch_begin(azoi_slot *slot) {
     azo_client *c = slot->client;
     const azoi_identity *id = &c->identity;
-    bool entra = slot->member == AZOI_MEMBER_SECRET;
+    bool entra = azoi_is_entra(slot);
     /* Nothing has ever answered there, and the chain may have been tried off Azure, where the address swallows
      * packets: one quick try, and no second one until it answers. */
     bool probe = !entra && id->members[AZOI_MEMBER_SECRET] && id->winner != AZOI_MEMBER_IMDS;
@@ -7424,6 +7528,7 @@ static azo_result azoi_slot_walk(azoi_slot *slot) {
     (void)azoi_fail(&slot->error, AZO_ERR_NO_CREDENTIAL, "No credential works here (%s). %s",
                     id->lacks[foreign ? AZOI_MEMBER_IMDS : AZOI_MEMBER_SECRET],
                     foreign ? "Get the token in azo_client_desc.token_provider, or unset that variable."
+                    : !AZOI_HAS_IMDS ? "Set these; this build knows no managed identity (AZO_NO_IMDS)."
                             : "Set these, or give this machine an identity; azo_error.detail has what each said.");
     memcpy(slot->error.detail, slot->lines, sizeof slot->error.detail);
     return azoi_slot_fail(slot);
@@ -7536,9 +7641,14 @@ static azo_result azoi_provider_ask(azoi_slot *slot) {
 
 /* ---- the life of a slot ---- */
 
+/* Or else the chain; it is one of the two that needs slots. */
+static bool azoi_asks_provider(const azo_client *c) {
+    return (!AZOI_HAS_SECRET && !AZOI_HAS_IMDS) || c->identity.kind == AZOI_IDENTITY_PROVIDER;
+}
+
 static void azoi_slot_advance(azoi_node *node) {
     azoi_slot *slot = AZOI_OF(node, azoi_slot, node);
-    bool provider = slot->client->identity.kind == AZOI_IDENTITY_PROVIDER;
+    bool provider = azoi_asks_provider(slot->client);
     if (!slot->fetching || slot->fetch != NULL) {
         return;
     }
@@ -7561,7 +7671,7 @@ static azo_result azoi_slot_fetch(azoi_slot *slot) {
     slot->fetching = true;
     slot->member = 0;
     slot->fetch_sent_at = slot->client->pump.now;
-    return slot->client->identity.kind == AZOI_IDENTITY_PROVIDER ? azoi_provider_ask(slot) : azoi_slot_walk(slot);
+    return azoi_asks_provider(slot->client) ? azoi_provider_ask(slot) : azoi_slot_walk(slot);
 }
 
 static void azoi_slot_free(azoi_slot *slot) {
@@ -8433,52 +8543,68 @@ typedef struct azoi_rule {
 
 static const azoi_rule azoi_rules[] = {
     {0, 0, "content_filter|content_policy_violation|ResponsibleAIPolicyViolation", NULL, AZO_ERR_CONTENT_FILTER,
-     AZO_WHO_PROMPT, "The content filter blocked the text$f",
-     "Reword it, or ask the owner of the resource for another filter configuration."},
+     AZO_WHO_PROMPT,
+     AZOI_SENTENCES("The content filter blocked the text$f",
+                    "Reword it, or ask the owner of the resource for another filter configuration.")},
     {0, 0, "PermissionDenied|AuthorizationFailed", NULL, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE,
-     "The identity signed in but may not call this deployment",
-     "Give it the role Cognitive Services OpenAI User on the resource and wait five minutes; Owner does not suffice."},
-    {0, 0, "DeploymentNotFound|model_not_found", NULL, AZO_ERR_NOT_FOUND, AZO_WHO_RESOURCE, "No deployment$d on $h",
-     "Use the deployment name, not the model name; new ones need a few minutes."},
+     AZOI_SENTENCES("The identity signed in but may not call this deployment",
+                    "Give it the role Cognitive Services OpenAI User on the resource and wait five minutes; Owner "
+                    "does not suffice.")},
+    {0, 0, "DeploymentNotFound|model_not_found", NULL, AZO_ERR_NOT_FOUND, AZO_WHO_RESOURCE,
+     AZOI_SENTENCES("No deployment$d on $h",
+                    "Use the deployment name, not the model name; new ones need a few minutes.")},
     {429, 0, "rate_limit_exceeded|too_many_requests|TooManyRequests|RateLimitReached|NoCapacity|insufficient_quota",
-     NULL, AZO_ERR_RATE_LIMIT, AZO_WHO_WAIT, "Quota exceeded; $n made", "$w or raise the deployment's $u per minute."},
-    {401, 'r', NULL, NULL, AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM, "$h is a regional address, which takes API keys only",
-     "Use the resource's own address, like https://name.openai.azure.com."},
+     NULL, AZO_ERR_RATE_LIMIT, AZO_WHO_WAIT,
+     AZOI_SENTENCES("Quota exceeded; $n made", "$w or raise the deployment's $u per minute.")},
+    {401, 'r', NULL, NULL, AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM,
+     AZOI_SENTENCES("$h is a regional address, which takes API keys only",
+                    "Use the resource's own address, like https://name.openai.azure.com.")},
     {401, 0, NULL, "missing subscription key", AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM,
-     "API Management wants a key of its own",
-     "Give it in azo_client_desc.headers as Ocp-Apim-Subscription-Key, or name its header in auth_header."},
-    {401, 'k', NULL, NULL, AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM, "The API key is not accepted by $h",
-     "Take the key of this very resource, without spaces; it may also have been renewed."},
-    {401, 0, NULL, NULL, AZO_ERR_UNAUTHORIZED, AZO_WHO_IDENTITY, "The token is not accepted by $h",
-     "Check that it comes from the resource's tenant and that its scope, $s, fits."},
+     AZOI_SENTENCES("API Management wants a key of its own",
+                    "Give it in azo_client_desc.headers as Ocp-Apim-Subscription-Key, or name its header in "
+                    "auth_header.")},
+    {401, 'k', NULL, NULL, AZO_ERR_UNAUTHORIZED, AZO_WHO_PROGRAM,
+     AZOI_SENTENCES("The API key is not accepted by $h",
+                    "Take the key of this very resource, without spaces; it may also have been renewed.")},
+    {401, 0, NULL, NULL, AZO_ERR_UNAUTHORIZED, AZO_WHO_IDENTITY,
+     AZOI_SENTENCES("The token is not accepted by $h",
+                    "Check that it comes from the resource's tenant and that its scope, $s, fits.")},
     {0, 0, "AuthenticationTypeDisabled", NULL, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE,
-     "The resource does not take API keys", "Sign in with Entra ID: leave api_key out, or have key access enabled."},
+     AZOI_SENTENCES("The resource does not take API keys",
+                    "Sign in with Entra ID: leave api_key out, or have key access enabled.")},
     {403, 0, NULL, "TrafficDenied|network|firewall|public access|private endpoint", AZO_ERR_FORBIDDEN,
-     AZO_WHO_RESOURCE, "The resource's network rules keep this machine out",
-     "Have its address allowed in the resource's networking settings, or call through a private endpoint."},
-    {403, 0, NULL, NULL, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE, "$h forbids this call",
-     "Ask the owner of the resource about network rules, suspension and roles; detail has the server's words."},
-    {404, 0, NULL, NULL, AZO_ERR_NOT_FOUND, AZO_WHO_PROGRAM, "$h has no $p$v",
-     "Check the endpoint, the deployment's name and api_version: a date like 2024-10-21, not the model's version, or "
-     "none where v1 is offered."},
-    {408, 0, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT, "$h gave up before the answer was ready",
-     "Ask with `stream`, which keeps the gateway awake, or for a shorter answer."},
-    {409, 0, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT, "The request collided with another one at $h",
-     "Wait a little and try again."},
+     AZO_WHO_RESOURCE,
+     AZOI_SENTENCES("The resource's network rules keep this machine out",
+                    "Have its address allowed in the resource's networking settings, or call through a private "
+                    "endpoint.")},
+    {403, 0, NULL, NULL, AZO_ERR_FORBIDDEN, AZO_WHO_RESOURCE,
+     AZOI_SENTENCES("$h forbids this call",
+                    "Ask the owner of the resource about network rules, suspension and roles; detail has the "
+                    "server's words.")},
+    {404, 0, NULL, NULL, AZO_ERR_NOT_FOUND, AZO_WHO_PROGRAM,
+     AZOI_SENTENCES("$h has no $p$v",
+                    "Check the endpoint, the deployment's name and api_version: a date like 2024-10-21, not the "
+                    "model's version, or none where v1 is offered.")},
+    {408, 0, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT,
+     AZOI_SENTENCES("$h gave up before the answer was ready",
+                    "Ask with `stream`, which keeps the gateway awake, or for a shorter answer.")},
+    {409, 0, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT,
+     AZOI_SENTENCES("The request collided with another one at $h", "Wait a little and try again.")},
     {0, 0, "unsupported_parameter", "max_tokens", AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
-     "This model does not take max_tokens", "Set max_completion_tokens instead."},
+     AZOI_SENTENCES("This model does not take max_tokens", "Set max_completion_tokens instead.")},
     {413, 0, "context_length_exceeded|tokens_limit_reached", NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
-     "The request is too long for $h", "Send fewer or shorter messages."},
-    {431, 0, NULL, NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "The request's headers are too large for $h",
-     "Send at most ten headers of your own."},
-    {4, 0, NULL, "api version|api-version", AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM, "$h refused the request$v",
-     "Set azo_client_desc.api_version to one that detail accepts."},
+     AZOI_SENTENCES("The request is too long for $h", "Send fewer or shorter messages.")},
+    {431, 0, NULL, NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
+     AZOI_SENTENCES("The request's headers are too large for $h", "Send at most ten headers of your own.")},
+    {4, 0, NULL, "api version|api-version", AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
+     AZOI_SENTENCES("$h refused the request$v", "Set azo_client_desc.api_version to one that detail accepts.")},
     {4, 0, "invalid_request_error|invalid_prompt|BadRequest", NULL, AZO_ERR_BAD_REQUEST, AZO_WHO_PROGRAM,
-     "$h refused the request", "See detail for the server's words, and correct the call."},
-    {5, 0, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT, "$h failed",
-     "Try again later; if it lasts, give these numbers to its support."},
-    {0, 0, NULL, NULL, AZO_ERR_HTTP, AZO_WHO_REPORT, "$h answered with a status that makes no sense here",
-     "Check what stands between here and the service."},
+     AZOI_SENTENCES("$h refused the request", "See detail for the server's words, and correct the call.")},
+    {5, 0, NULL, NULL, AZO_ERR_SERVICE, AZO_WHO_WAIT,
+     AZOI_SENTENCES("$h failed", "Try again later; if it lasts, give these numbers to its support.")},
+    {0, 0, NULL, NULL, AZO_ERR_HTTP, AZO_WHO_REPORT,
+     AZOI_SENTENCES("$h answered with a status that makes no sense here",
+                    "Check what stands between here and the service.")},
 };
 
 /* What a refusal says, in any of the shapes that are on the wire (azure-openai-wire.md 5.1), cleaned. */
@@ -8840,7 +8966,7 @@ static void azoi_write_message(azoi_writer *w, const azo_message *m, const char 
 
 /* ---- histories ---- */
 
-AZO_API azo_result azo_history_open(azo_client *client, azo_history **out, azo_error *err) {
+AZOI_HISTORY_API azo_result azo_history_open(azo_client *client, azo_history **out, azo_error *err) {
     azo_result r = azoi_begin(err, client == NULL ? 1 : out == NULL ? 2 : 0);
     if (out != NULL) {
         *out = NULL;
@@ -8858,7 +8984,7 @@ AZO_API azo_result azo_history_open(azo_client *client, azo_history **out, azo_e
     return AZO_OK;
 }
 
-AZO_API void azo_history_close(azo_history *history) {
+AZOI_HISTORY_API void azo_history_close(azo_history *history) {
     if (history != NULL) {
         azo_allocator allocator = history->allocator;
         azoi_buf_free(&history->text);
@@ -8866,7 +8992,7 @@ AZO_API void azo_history_close(azo_history *history) {
     }
 }
 
-AZO_API azo_result azo_history_add(azo_history *history, const azo_message *message, azo_error *err) {
+AZOI_HISTORY_API azo_result azo_history_add(azo_history *history, const azo_message *message, azo_error *err) {
     azo_result r = azoi_begin(err, history == NULL ? 1 : message == NULL ? 2 : 0);
     if (r != AZO_OK) {
         return r;
@@ -8892,7 +9018,7 @@ AZO_API azo_result azo_history_add(azo_history *history, const azo_message *mess
     return AZO_OK;
 }
 
-AZO_API azo_result azo_history_add_reply(azo_history *history, const azo_chat_reply *reply, azo_error *err) {
+AZOI_HISTORY_API azo_result azo_history_add_reply(azo_history *history, const azo_chat_reply *reply, azo_error *err) {
     azo_result r = azoi_begin(err, history == NULL ? 1 : reply == NULL ? 2 : 0);
     if (r != AZO_OK) {
         return r;
@@ -8901,7 +9027,7 @@ AZO_API azo_result azo_history_add_reply(azo_history *history, const azo_chat_re
     return azo_history_add(history, &message, err);
 }
 
-AZO_API size_t azo_history_count(const azo_history *history) {
+AZOI_HISTORY_API size_t azo_history_count(const azo_history *history) {
     return history != NULL ? history->count : 0;
 }
 
@@ -8914,7 +9040,7 @@ static size_t azoi_history_at(const azo_history *history, size_t index) {
     return at;
 }
 
-AZO_API void azo_history_remove(azo_history *history, size_t first, size_t count) {
+AZOI_HISTORY_API void azo_history_remove(azo_history *history, size_t first, size_t count) {
     if (history == NULL || first >= history->count || count == 0) {
         return;
     }
@@ -9753,7 +9879,7 @@ static azo_result azoi_chat_seal(azo_request *job) {
 }
 
 static azo_result azoi_chat_end(azo_request *job) {
-    bool whole = ((azoi_chat *)job->data)->mode == AZOI_STREAM_WHOLE;
+    bool whole = !AZOI_HAS_STREAM || ((azoi_chat *)job->data)->mode == AZOI_STREAM_WHOLE;
     azo_result r = whole ? azoi_chat_whole(job) : azoi_chat_stream_end(job);
     return r == AZO_OK ? azoi_chat_seal(job) : r;
 }
@@ -9770,11 +9896,14 @@ AZO_API azo_result azo_chat_begin(azo_client *client, const azo_chat_desc *desc,
     azoi_draft d;
     azo_result r = azoi_may_begin(client, desc, out, err);
     bool stream = r == AZO_OK && (desc->stream || desc->on_event != NULL);
+    if (!AZOI_HAS_STREAM && stream) {
+        return azoi_left_out(err, "A stream", "AZO_NO_STREAM");
+    }
     r = r == AZO_OK ? azoi_draft_open(&d, client, &desc->call, desc->deployment, true, err) : r;
     r = r == AZO_OK ? azoi_draft_post(&d, "/chat/completions", stream ? "text/event-stream" : "application/json") : r;
     r = r == AZO_OK ? azoi_chat_write(&d, desc, stream) : r;
-    r = r == AZO_OK
-            ? azoi_draft_send_post(&d, stream ? &azoi_chat_stream_ops : &azoi_chat_ops, sizeof(azoi_chat), out) : r;
+    const azoi_job_ops *ops = AZOI_HAS_STREAM && stream ? &azoi_chat_stream_ops : &azoi_chat_ops;
+    r = r == AZO_OK ? azoi_draft_send_post(&d, ops, sizeof(azoi_chat), out) : r;
     if (r == AZO_OK) {
         azoi_chat *chat = (azoi_chat *)(*out)->data;
         chat->on_event = desc->on_event;
@@ -10021,7 +10150,8 @@ static azo_result azoi_embed_write(azoi_draft *d, const azo_embed_desc *desc) {
     return azoi_write_close(&w, d);
 }
 
-AZO_API azo_result azo_embed_begin(azo_client *client, const azo_embed_desc *desc, azo_request **out, azo_error *err) {
+AZOI_EMBED_API azo_result azo_embed_begin(azo_client *client, const azo_embed_desc *desc, azo_request **out,
+                                          azo_error *err) {
     azoi_draft d;
     azo_result r = azoi_may_begin(client, desc, out, err);
     if (r == AZO_OK && (desc->input_count == 0 || desc->inputs == NULL)) {
@@ -10048,14 +10178,14 @@ static void azoi_embed_reply_clear(azo_embed_reply *reply) {
     azoi_http_clear(&reply->http);
 }
 
-AZO_API azo_result azo_embed_end(azo_request *request, azo_embed_reply *out, azo_error *err) {
+AZOI_EMBED_API azo_result azo_embed_end(azo_request *request, azo_embed_reply *out, azo_error *err) {
     if (out != NULL) {
         azoi_embed_reply_clear(out);
     }
     return azoi_end(request, AZOI_KIND_EMBED, azoi_embed_seal, out, sizeof *out, err);
 }
 
-AZO_API void azo_embed_reply_free(azo_embed_reply *reply) {
+AZOI_EMBED_API void azo_embed_reply_free(azo_embed_reply *reply) {
     if (reply != NULL) {
         azoi_owned_free((azoi_owned *)reply->owned);
         azoi_embed_reply_clear(reply);
@@ -10123,7 +10253,7 @@ static azo_result azoi_raw_seal(azo_request *job) {
 
 static azo_result azoi_raw_end(azo_request *job) {
     azoi_raw *raw = (azoi_raw *)job->data;
-    if (raw->mode == AZOI_STREAM_EVENTS && !raw->ended && azoi_sse_end(&raw->sse)) {
+    if (AZOI_HAS_STREAM && raw->mode == AZOI_STREAM_EVENTS && !raw->ended && azoi_sse_end(&raw->sse)) {
         azo_result r = azoi_raw_emit(job);
         if (r < 0) {
             return r;
@@ -10220,8 +10350,9 @@ static azo_result azoi_raw_check(const azo_raw_desc *desc, azo_str method, azo_s
 
 static void azoi_raw_spec(const azo_raw_desc *desc, azo_str method, azoi_job_spec *spec) {
     memset(spec, 0, sizeof *spec);
-    spec->ops = desc->on_event != NULL ? &azoi_raw_events_ops : desc->on_body != NULL ? &azoi_raw_sink_ops
-                                                                                      : &azoi_raw_ops;
+    spec->ops = AZOI_HAS_STREAM && desc->on_event != NULL ? &azoi_raw_events_ops
+                : desc->on_body != NULL                   ? &azoi_raw_sink_ops
+                                                          : &azoi_raw_ops;
     spec->method = method;
     spec->has_body = desc->body != NULL || desc->read_body != NULL || azoi_one_of(method, "POST|PUT|PATCH");
     spec->read_body = desc->read_body;
@@ -10234,12 +10365,15 @@ static void azoi_raw_spec(const azo_raw_desc *desc, azo_str method, azoi_job_spe
     }
 }
 
-AZO_API azo_result azo_raw_begin(azo_client *client, const azo_raw_desc *desc, azo_request **out, azo_error *err) {
+AZOI_RAW_API azo_result azo_raw_begin(azo_client *client, const azo_raw_desc *desc, azo_request **out, azo_error *err) {
     azoi_draft d;
     azoi_job_spec spec;
     azo_result r = azoi_may_begin(client, desc, out, err);
     if (r != AZO_OK) {
         return r;
+    }
+    if (!AZOI_HAS_STREAM && desc->on_event != NULL) {
+        return azoi_left_out(err, "A stream", "AZO_NO_STREAM");
     }
     bool sends = desc->body != NULL || desc->read_body != NULL;
     azo_str method = azo_s(desc->method != NULL ? desc->method : sends ? "POST" : "GET");
@@ -10272,14 +10406,14 @@ static void azoi_raw_reply_clear(azo_raw_reply *reply) {
     azoi_http_clear(&reply->http);
 }
 
-AZO_API azo_result azo_raw_end(azo_request *request, azo_raw_reply *out, azo_error *err) {
+AZOI_RAW_API azo_result azo_raw_end(azo_request *request, azo_raw_reply *out, azo_error *err) {
     if (out != NULL) {
         azoi_raw_reply_clear(out);
     }
     return azoi_end(request, AZOI_KIND_RAW, azoi_raw_seal, out, sizeof *out, err);
 }
 
-AZO_API void azo_raw_reply_free(azo_raw_reply *reply) {
+AZOI_RAW_API void azo_raw_reply_free(azo_raw_reply *reply) {
     if (reply != NULL) {
         azoi_owned_free((azoi_owned *)reply->owned);
         azoi_raw_reply_clear(reply);
@@ -10454,6 +10588,9 @@ static azo_result azoi_client_set_proxy(azo_client *c, const azo_client_desc *de
     azo_result r = azoi_buf_failed(&c->no_proxy, e, "NO_PROXY");
     if (r != AZO_OK || proxy.len == 0) {
         return r;
+    }
+    if (!AZOI_HAS_PROXY) {
+        return azoi_left_out(e, "A proxy", "AZO_NO_PROXY");
     }
     azoi_url url;
     bool has_scheme = azoi_contains_ci(proxy, "://");
@@ -10847,7 +10984,8 @@ AZO_API azo_result azo_chat(azo_client *client, const azo_chat_desc *desc, azo_c
     return azo_chat_end(job, out, err);
 }
 
-AZO_API azo_result azo_embed(azo_client *client, const azo_embed_desc *desc, azo_embed_reply *out, azo_error *err) {
+AZOI_EMBED_API azo_result azo_embed(azo_client *client, const azo_embed_desc *desc, azo_embed_reply *out,
+                                    azo_error *err) {
     azo_request *job;
     azo_result r = azoi_may_block(client, err);
     if (out != NULL) {
@@ -10861,7 +10999,7 @@ AZO_API azo_result azo_embed(azo_client *client, const azo_embed_desc *desc, azo
     return azo_embed_end(job, out, err);
 }
 
-AZO_API azo_result azo_raw(azo_client *client, const azo_raw_desc *desc, azo_raw_reply *out, azo_error *err) {
+AZOI_RAW_API azo_result azo_raw(azo_client *client, const azo_raw_desc *desc, azo_raw_reply *out, azo_error *err) {
     azo_request *job;
     azo_result r = azoi_may_block(client, err);
     if (out != NULL) {
@@ -10892,11 +11030,24 @@ AZO_API const char *azo_version(void) {
 
 /* >>end */
 
+#undef AZOI_EMBED_API
+#undef AZOI_HAS_IMDS
+#undef AZOI_HAS_LOG
+#undef AZOI_HAS_PROXY
+#undef AZOI_HAS_SECRET
+#undef AZOI_HAS_STREAM
+#undef AZOI_HISTORY_API
 #undef AZOI_NEVER
 #undef AZOI_OF
 #undef AZOI_PRINTF
 #undef AZOI_PSA
+#undef AZOI_RAW_API
 #undef AZOI_SEGMENT
+#undef AZOI_SENTENCES
+#undef AZOI_UNREACHED
+#ifdef AZO_NO_SENTENCES
+#undef azoi_fail
+#endif
 
 #endif /* AZOPENAI_IMPLEMENTATION */
 
