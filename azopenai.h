@@ -3638,42 +3638,62 @@ static int32_t azoi_left(int64_t now, int64_t due) {
 /* ---- HTTP dates (RFC 9110 5.6.7) ---- */
 
 /* Gregorian, from 1970 on; -1 for what is no date. */
-static int64_t azoi_date_seconds(unsigned year, const char *month_name, unsigned day, const unsigned clock[3]) {
+static int64_t azoi_date_seconds(unsigned year, azo_str month_name, unsigned day, const unsigned clock[3]) {
     static const char names[] = "MarAprMayJunJulAugSepOctNovDecJanFeb"; /* so that a leap day ends a year */
-    const char *name = strstr(names, month_name);
-    int64_t month = name == NULL ? -1 : name - names;
-    int64_t years;
-    int64_t days;
-    bool is_date = month % 3 == 0 && strlen(month_name) == 3 && year >= 1970 && year <= 9999 && day >= 1 && day <= 31;
+    int64_t month = 0;
+    while (month < 12 && !azoi_same(azoi_view(names + month * 3, 3), month_name)) {
+        month++;
+    }
+    bool is_date = month < 12 && year >= 1970 && year <= 9999 && day >= 1 && day <= 31;
     if (!is_date || clock[0] > 23 || clock[1] > 59 || clock[2] > 60) {
         return -1;
     }
-    month /= 3;
-    years = (int64_t)year - (month >= 10 ? 1 : 0);
-    days = years * 365 + years / 4 - years / 100 + years / 400 + (month * 153 + 2) / 5 + day - 719469; /* since 1970 */
+    int64_t years = (int64_t)year - (month >= 10 ? 1 : 0);
+    int64_t days = /* since 1970 */
+        years * 365 + years / 4 - years / 100 + years / 400 + (month * 153 + 2) / 5 + day - 719469;
     return ((days * 24 + clock[0]) * 60 + clock[1]) * 60 + clock[2];
 }
 
+/* In a form 2 and 4 are numbers of up to so many digits, w the letters of a weekday, M the three of a month; a blank
+ * is any number of them, the rest is itself. What follows the form does not count. (sscanf weighs 13 KB with musl.) */
+static bool azoi_date_read(azo_str text, const char *form, unsigned *numbers, azo_str *month) {
+    for (; *form != '\0'; form++) {
+        size_t max = *form == '2' ? 2 : *form == '4' ? 4 : *form == 'M' ? 3 : *form == 'w' || *form == ' ' ? text.len : 1;
+        size_t run = 0;
+        unsigned number = 0;
+        for (; run < max && run < text.len; run++) {
+            char c = text.ptr[run];
+            bool fits = azoi_is_digit(*form) ? azoi_is_digit(c) : azoi_is_alpha(*form) ? azoi_is_alpha(c) : c == *form;
+            if (!fits) {
+                break;
+            }
+            number = azoi_is_digit(c) ? number * 10 + (unsigned)(c - '0') : 0;
+        }
+        if (run == 0) {
+            return false;
+        }
+        if (azoi_is_digit(*form)) {
+            *numbers++ = number;
+        } else if (*form == 'M') {
+            *month = azoi_view(text.ptr, run);
+        }
+        text = azoi_skip(text, run);
+    }
+    return true;
+}
+
 static int64_t azoi_http_date(azo_str text) {
-    char copy[40];
-    char month[4];
-    unsigned year;
-    unsigned day;
-    unsigned clock[3];
+    unsigned n[5];
+    azo_str month;
     azo_str date = azoi_trim(text);
-    if (date.len == 0 || date.len >= sizeof copy) {
+    if (date.len >= 40) {
         return -1;
     }
-    memcpy(copy, date.ptr, date.len);
-    copy[date.len] = '\0';
-    if (sscanf(copy, "%*3c, %2u %3s %4u %2u:%2u:%2u", &day, month, &year, &clock[0], &clock[1], &clock[2]) == 6 ||
-        sscanf(copy, "%*3c %3s %2u %2u:%2u:%2u %4u", month, &day, &clock[0], &clock[1], &clock[2], &year) == 6) {
-        return azoi_date_seconds(year, month, day, clock);
-    }
-    if (sscanf(copy, "%*[A-Za-z,] %2u-%3s-%2u %2u:%2u:%2u", &day, month, &year, &clock[0], &clock[1], &clock[2]) != 6) {
-        return -1;
-    }
-    return azoi_date_seconds(year + (year < 70 ? 2000 : 1900), month, day, clock);
+    return azoi_date_read(date, "w, 2 M 4 2:2:2", n, &month)   ? azoi_date_seconds(n[1], month, n[0], n + 2)
+           : azoi_date_read(date, "w M 2 2:2:2 4", n, &month)  ? azoi_date_seconds(n[4], month, n[0], n + 1)
+           : azoi_date_read(date, "w, 2-M-2 2:2:2", n, &month) ? azoi_date_seconds(n[1] + (n[1] < 70 ? 2000 : 1900),
+                                                                                   month, n[0], n + 2)
+                                                               : -1;
 }
 
 /* ---- waits ---- */
