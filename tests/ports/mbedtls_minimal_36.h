@@ -39,6 +39,8 @@
 #define MBEDTLS_SHA256_C
 #define MBEDTLS_SHA224_C
 #define MBEDTLS_SHA512_C
+#define MBEDTLS_SHA256_SMALLER /* the bulk of the bytes never sees a hash */
+#define MBEDTLS_SHA512_SMALLER
 #define MBEDTLS_SHA384_C
 
 /* Random numbers, from /dev/random. */
