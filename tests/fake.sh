@@ -9,7 +9,7 @@ fake_pid=
 fake_build=${AZO_TEST_BUILD:-build}
 
 start_fake() {
-    fake_output=$fake_build/fake_service.out
+    fake_output=$fake_build/fake_service.$$.out # one each, for scripts that run at once
     rm -f "$fake_output"
     "$fake_build/fake_service" "$@" >"$fake_output" </dev/null &
     fake_pid=$!
@@ -31,4 +31,5 @@ stop_fake() {
     kill "$fake_pid" 2>/dev/null
     wait "$fake_pid" 2>/dev/null
     fake_pid=
+    rm -f "$fake_output"
 }
