@@ -34,9 +34,11 @@ if [ "${1:-}" = cell ]; then
     shift 5
     warnings='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-qual -Wundef -Werror'
     case $standard in
-    *++*) language='-x c++ -Wno-missing-field-initializers' ;;
+    *++*) language='-x c++' ;;
     *) language='-x c -Wstrict-prototypes' ;;
     esac
+    # The example there is C, and says `= {0}`; the header may not.
+    [ "$source$language" != 'unity-x c++' ] || language="$language -Wno-missing-field-initializers"
     [ "$compiler" != tcc ] || language='' warnings='-Wall -Werror' # it knows no others
     object=$MATRIX/objects/$(printf '%s' "$name" | tr -c 'A-Za-z0-9_+.-' '_').o
     if $compiler $warnings $language -std="$standard" -I. -I"$MATRIX" "$@" -c "$MATRIX/$source.c" -o "$object" \
