@@ -1291,14 +1291,15 @@ typedef struct number {
     call_kind call;
     size_t offset;
     size_t size; /* of its type: int32_t, or size_t with a NULL array that it would be the count of */
+    const void *values;
     const char *fates;
 } number;
 
 static const int32_t small_values[] = {INT32_MIN, -2, -1, 0, 1, INT32_MAX};
 static const size_t size_values[] = {0, 1, SIZE_MAX / 2, SIZE_MAX};
 
-#define INT32(member) AT(member), sizeof(int32_t)
-#define SIZE(member) AT(member), sizeof(size_t)
+#define INT32(member) AT(member), sizeof(int32_t), small_values
+#define SIZE(member) AT(member), sizeof(size_t), size_values
 
 static const number numbers[] = {
     {"connect_timeout_ms", CALL_CHAT, INT32(client.connect_timeout_ms), "RRPPPP"},
@@ -1341,12 +1342,11 @@ static void run_number(const number *n, size_t i) {
     stage s;
     setup u;
     char fate = n->fates[i];
-    const void *value = n->size == sizeof(int32_t) ? (const void *)&small_values[i] : (const void *)&size_values[i];
     stage_open(&s);
     setup_open(&u, &s, BY_SECRET);
     u.chat.stream = n->call == CALL_STREAM;
     setup_without_arrays(&u, n);
-    memcpy((char *)&u + n->offset, value, n->size);
+    memcpy((char *)&u + n->offset, (const char *)n->values + i * n->size, n->size);
     azo_result r = run_call(&s, &u, n->call);
     bool slow = r == AZO_ERR_TIMEOUT || r == AZO_ERR_LIMIT || r == AZO_ERR_JSON;
     bool right = fate == 'P'   ? r == AZO_OK
