@@ -5137,6 +5137,18 @@ static azo_result azoi_tls_finished(azoi_stream *s) {
     return AZO_OK;
 }
 
+/* MBEDTLS_ERR_X509_x, MBEDTLS_ERR_ASN1_x: a certificate that mbedTLS cannot parse. Until 4.x the latter, a part of its
+ * number, never comes alone. */
+static bool azoi_tls_is_unreadable(int ret) {
+#if MBEDTLS_VERSION_NUMBER >= 0x04000000
+    if (ret >= MBEDTLS_ERR_ASN1_INVALID_DATA && ret <= MBEDTLS_ERR_ASN1_OUT_OF_DATA) {
+        return true;
+    }
+#endif
+    const int module = -ret & ~0x7f;
+    return (module >= 0x2080 && module <= 0x2980) || module == 0x3000;
+}
+
 static azo_result azoi_stream_handshake(azoi_stream *s) {
     s->in_blocked = false;
     s->out_blocked = false;
@@ -5153,9 +5165,7 @@ static azo_result azoi_stream_handshake(azoi_stream *s) {
     }
     uint32_t flags = s->checked ? mbedtls_ssl_get_verify_result(s->tls) : 0;
     flags = flags != 0xffffffff ? flags : 0;
-    const int module = -ret & ~0x7f;
-    bool unreadable = (module >= 0x2080 && module <= 0x2980) || module == 0x3000; /* MBEDTLS_ERR_X509_x */
-    if (s->failed == AZO_OK && !azoi_tls_is_memory(s->net, ret) && (flags != 0 || unreadable)) {
+    if (s->failed == AZO_OK && !azoi_tls_is_memory(s->net, ret) && (flags != 0 || azoi_tls_is_unreadable(ret))) {
         return azoi_tls_bad_certificate(s, ret, flags);
     }
     return azoi_tls_failed(s, ret, "shaking hands");
