@@ -525,6 +525,9 @@ static inline void script_tls_open(script_tls *t, script_world *w, azo_str chain
     t->transport.close = script_tls_conn_close;
     t->transport.poll = script_tls_poll;
     script_tls_serving = true;
+#if MBEDTLS_VERSION_NUMBER >= 0x04000000
+    assert_int_equal(psa_crypto_init(), PSA_SUCCESS); /* without it no key can be read */
+#endif
     mbedtls_ssl_config_init(&t->config);
     mbedtls_x509_crt_init(&t->chain);
     mbedtls_pk_init(&t->key);
