@@ -102,6 +102,7 @@
  *     AZO_NO_EMBED *         without azo_embed
  *     AZO_NO_RAW *           without azo_raw
  *     AZO_NO_HISTORY *       without azo_history
+ *     AZO_NO_POOL *          without azo_pool
  *     AZO_JSMN_HEADER        where jsmn is, e.g. "third_party/jsmn.h"; <jsmn.h> by default
  *     AZO_DEFAULT_x, AZO_MAX_x   see >>config
  *
@@ -315,6 +316,16 @@ typedef struct azo_allocator {
     void *user_data;
     void *(*resize)(void *ptr, size_t old_size, size_t new_size, void *user_data);
 } azo_allocator;
+
+#ifndef AZO_NO_POOL
+/* One buffer for all that a client allocates, or several clients of one thread; see azo_pool_init. */
+typedef struct azo_pool {
+    size_t used; /* bytes now */
+    size_t peak; /* a buffer of so many bytes would have been enough for everything so far */
+    void *buffer;
+    union azoi_gap *gaps;
+} azo_pool;
+#endif
 
 typedef struct azo_clock {
     void *user_data;
@@ -703,6 +714,13 @@ AZO_API azo_result azo_client_open(const azo_client_desc *desc, azo_client **out
  * returns no descriptor is open, and no hook but the allocator is called again. Inside a callback it takes effect
  * when the callback returns. NULL is fine. */
 AZO_API void azo_client_close(azo_client *client);
+
+#ifndef AZO_NO_POOL
+/* Makes an allocator of a buffer: desc.allocator = azo_pool_init(&pool, buffer, sizeof buffer). Both stay where they
+ * are until all is closed and freed that came from them. What does not fit ends in AZO_ERR_MEMORY; the client stays
+ * usable. The README has numbers, and what mbedTLS wants beside it. */
+AZO_API azo_allocator azo_pool_init(azo_pool *pool, void *buffer, size_t size);
+#endif
 
 /* ---- The four calls. Each exists four times:
  *
@@ -11042,6 +11060,123 @@ AZOI_RAW_API azo_result azo_raw(azo_client *client, const azo_raw_desc *desc, az
     azoi_block(job);
     return azo_raw_end(job, out, err);
 }
+
+#ifndef AZO_NO_POOL
+/* ---- azo_pool: the lowest gap that is large enough is taken, so that what is above `peak` never made a difference. A
+ * block in use has no header, since its size comes back with it. ---- */
+
+typedef union azoi_gap { /* also the unit of all sizes, so that whatever is in a block is aligned */
+    struct {
+        union azoi_gap *next; /* by address */
+        size_t units;
+    } is;
+    long long integer;
+    long double number;
+    void (*function)(void);
+} azoi_gap;
+
+typedef struct azoi_gap_place {
+    char before;
+    azoi_gap gap; /* its offset is its alignment */
+} azoi_gap_place;
+
+static size_t azoi_pool_units(size_t size) {
+    return size / sizeof(azoi_gap) + (size % sizeof(azoi_gap) != 0);
+}
+
+/* The link to the first gap from an address on. */
+static azoi_gap **azoi_pool_from(azo_pool *p, const azoi_gap *place) {
+    azoi_gap **at = &p->gaps;
+    while (*at != NULL && *at < place) {
+        at = &(*at)->is.next;
+    }
+    return at;
+}
+
+/* Takes the beginning of a gap that is large enough. */
+static void *azoi_pool_cut(azo_pool *p, azoi_gap **at, size_t units) {
+    azoi_gap *gap = *at;
+    azoi_gap *end = gap + units;
+    size_t reached = (size_t)((char *)end - (char *)p->buffer);
+    if (gap->is.units > units) {
+        end->is.next = gap->is.next;
+        end->is.units = gap->is.units - units;
+        *at = end;
+    } else {
+        *at = gap->is.next;
+    }
+    p->used += units * sizeof *gap;
+    p->peak = p->peak < reached ? reached : p->peak;
+    return gap;
+}
+
+static void azoi_pool_join(azoi_gap *gap) {
+    azoi_gap *next = gap->is.next;
+    if (next == gap + gap->is.units) {
+        gap->is.units += next->is.units;
+        gap->is.next = next->is.next;
+    }
+}
+
+static void azoi_pool_give(azo_pool *p, azoi_gap *block, size_t units) {
+    azoi_gap **at = azoi_pool_from(p, block);
+    block->is.next = *at;
+    block->is.units = units;
+    *at = block;
+    p->used -= units * sizeof *block;
+    azoi_pool_join(block);
+    if (at != &p->gaps) {
+        azoi_pool_join(AZOI_OF(at, azoi_gap, is.next));
+    }
+}
+
+static void *azoi_pool_resize(void *ptr, size_t old_size, size_t new_size, void *user_data) {
+    azo_pool *p = (azo_pool *)user_data;
+    azoi_gap *block = (azoi_gap *)ptr;
+    azoi_gap *moved = NULL;
+    azoi_gap **at;
+    size_t had = azoi_pool_units(old_size);
+    size_t wanted = azoi_pool_units(new_size);
+    if (wanted <= had) {
+        if (wanted < had) {
+            azoi_pool_give(p, block + wanted, had - wanted);
+        }
+        return wanted > 0 ? block : NULL;
+    }
+    at = block != NULL ? azoi_pool_from(p, block) : NULL;
+    if (at != NULL && *at == block + had && (*at)->is.units >= wanted - had) {
+        (void)azoi_pool_cut(p, at, wanted - had);
+        return block;
+    }
+    for (at = &p->gaps; *at != NULL && (*at)->is.units < wanted;) {
+        at = &(*at)->is.next;
+    }
+    if (*at != NULL) {
+        moved = (azoi_gap *)azoi_pool_cut(p, at, wanted);
+        if (block != NULL) {
+            memcpy(moved, block, old_size);
+            azoi_pool_give(p, block, had);
+        }
+    }
+    return moved;
+}
+
+AZO_API azo_allocator azo_pool_init(azo_pool *pool, void *buffer, size_t size) {
+    size_t align = offsetof(azoi_gap_place, gap);
+    size_t skip = (align - (size_t)((uintptr_t)buffer % align)) % align;
+    azo_allocator hook;
+    memset(pool, 0, sizeof *pool);
+    pool->buffer = buffer;
+    if (buffer != NULL && size >= skip + sizeof(azoi_gap)) {
+        pool->gaps = (azoi_gap *)(void *)((char *)buffer + skip);
+        pool->gaps->is.next = NULL;
+        pool->gaps->is.units = (size - skip) / sizeof(azoi_gap);
+    }
+    hook.user_data = pool;
+    hook.resize = azoi_pool_resize;
+    return hook;
+}
+#endif
 
 /* ---- names ---- */
 
