@@ -43,7 +43,8 @@
  *     the environment (AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET), then managed identity (IMDS). A member
  *     that is not configured is passed over; one that is refused ends the chain. credential.kind = AZO_CRED_CHAIN asks
  *     for the chain even where a key is set; token_provider brings any other source. Tokens are cached by scope,
- *     renewed ahead of time, fetched once for all who wait. azo_token hands one to other tools.
+ *     renewed ahead of time, fetched once for all who wait. azo_token hands one to other tools, azo_client_export all
+ *     of them to the next run.
  *
  * STREAMING
  *
@@ -83,7 +84,8 @@
  *     azo_X_begin, cancel, resume, free            yes             no
  *     azo_json_*, history                          yes             azo_json_* only
  *     azo_client_close                             when it returns no
- *     azo_step, azo_poll, azo_X, azo_X_end         AZO_ERR_STATE   no
+ *     azo_step, azo_poll, azo_X, azo_X_end,
+ *     azo_client_export, import                    AZO_ERR_STATE   no
  *
  * OPTIONS (define them before the implementation; those marked * in every file that includes the header)
  *
@@ -103,6 +105,7 @@
  *     AZO_NO_RAW *           without azo_raw
  *     AZO_NO_HISTORY *       without azo_history
  *     AZO_NO_POOL *          without azo_pool
+ *     AZO_NO_STATE *         without azo_client_export and azo_client_import
  *     AZO_JSMN_HEADER        where jsmn is, e.g. "third_party/jsmn.h"; <jsmn.h> by default
  *     AZO_DEFAULT_x, AZO_MAX_x   see >>config
  *
@@ -702,6 +705,13 @@ typedef struct azo_raw_reply {
     azo_http http;
 } azo_raw_reply;
 
+/* ---- State: for the next run of a program ---- */
+
+typedef struct azo_state {
+    void *owned;
+    azo_str bytes; /* opaque */
+} azo_state;
+
 /* >>functions */
 
 /* ---- Client ---- */
@@ -720,6 +730,32 @@ AZO_API void azo_client_close(azo_client *client);
  * are until all is closed and freed that came from them. What does not fit ends in AZO_ERR_MEMORY; the client stays
  * usable. The README has numbers, and what mbedTLS wants beside it. */
 AZO_API azo_allocator azo_pool_init(azo_pool *pool, void *buffer, size_t size);
+#endif
+
+#ifndef AZO_NO_STATE
+/* What the next run of the program needs to do without a token request and with short TLS handshakes: the tokens
+ * of the chain and the TLS sessions of this client, in one blob to be stored where you like; see examples/cron.c.
+ *
+ * Keep it as you would keep the tokens, which are in it as they are: who can read it can use them until they expire,
+ * and read what the sessions protect. Who can write it can pass for the service, or worse. So: mode 0600, and neither
+ * copied to other machines nor backed up. It is sealed with the client secret or API key, which makes one that others
+ * made or changed useless. A managed identity has no secret to seal with, so there only accidents are noticed.
+ *
+ * Export at the end of a run: a TLS 1.3 ticket, good for one connection, leaves the client. Requests on their way do
+ * not matter. Free the state with azo_state_free, which wipes it; it may outlive the client.
+ *
+ * Import after opening, or at any time: only what this client lacks is taken. The state has to come from a client of
+ * the same identity (kind, tenant, client, secret, authority) and trust (ca_file, ca_pem). A token is taken with its
+ * scope, until it expires; a session with its host and port, for a day after the handshake in which the certificate
+ * was verified, since it is not looked at again, and from the same build of mbedTLS. All this needs a clock: nothing
+ * is taken where the time is not known, or was later at the export. Refused tokens, and those of a provider, are never
+ * in it.
+ *
+ * AZO_OK, even if nothing in it was of use any more. AZO_ERR_ARGUMENT: damaged, or of another identity or trust.
+ * AZO_ERR_UNSUPPORTED: of another version of this library. Whatever the outcome, the client works. */
+AZO_API azo_result azo_client_export(azo_client *client, azo_state *out, azo_error *err);
+AZO_API azo_result azo_client_import(azo_client *client, const void *state, size_t len, azo_error *err);
+AZO_API void azo_state_free(azo_state *state);
 #endif
 
 /* ---- The four calls. Each exists four times:
@@ -939,6 +975,7 @@ static inline azo_message azo_same(const azo_chat_reply *reply) {
 #if MBEDTLS_VERSION_NUMBER < 0x04000000
 #include <mbedtls/ctr_drbg.h>
 #include <mbedtls/entropy.h>
+#include <mbedtls/md.h>
 #endif
 #if MBEDTLS_VERSION_NUMBER >= 0x03000000 && defined(MBEDTLS_PSA_CRYPTO_C)
 #include <psa/crypto.h>
@@ -1083,6 +1120,11 @@ static inline azo_message azo_same(const azo_chat_reply *reply) {
 #else
 #define AZOI_HISTORY_API AZO_API
 #endif
+#ifdef AZO_NO_STATE
+#define AZOI_STATE_API AZOI_UNREACHED
+#else
+#define AZOI_STATE_API AZO_API
+#endif
 #ifdef AZO_NO_STREAM
 #define AZOI_HAS_STREAM false
 #else
@@ -1132,6 +1174,20 @@ typedef struct azoi_link {
     struct azoi_link *prev;
     struct azoi_link *next; /* NULL: a member of none */
 } azoi_link;
+
+/* ---- state ---- */
+
+enum { AZOI_RECORD_TOKEN = 'T', AZOI_RECORD_SESSION = 'S' };
+
+/* Something that one run leaves to the next. */
+typedef struct azoi_record {
+    int64_t kind;
+    int64_t detail; /* a token's member of the chain; whether a session is to be used once only */
+    int64_t time;   /* Unix seconds: when a token expires; when a session's certificate was verified */
+    int64_t number; /* Unix seconds of when to renew a token; a session's port */
+    azo_str name;   /* a token's scope; a session's host */
+    azo_str secret; /* the token; the session as mbedTLS saves it */
+} azoi_record;
 
 /* ---- json ---- */
 
@@ -1280,7 +1336,7 @@ typedef struct azoi_pump {
 
 /* ---- transport ---- */
 
-enum { AZOI_MAX_HOST = 255, AZOI_MAX_KNOWN = 6 };
+enum { AZOI_MAX_HOST = 255, AZOI_MAX_KNOWN = 6, AZOI_DIGEST = 32 };
 
 #ifndef AZO_NO_SOCKETS
 enum { AZOI_MAX_ADDRESSES = 8 }; /* tried for one connection */
@@ -1313,6 +1369,7 @@ typedef struct azoi_known {
     uint16_t port; /* 0: this place is free */
     bool has_session;
     bool once; /* it is a TLS 1.3 ticket: not to be used twice (RFC 8446 C.4) */
+    int64_t verified_at; /* Unix seconds of the handshake that saw the certificate; 0: not known */
     mbedtls_ssl_session session;
 #ifndef AZO_NO_SOCKETS
     azoi_address list[AZOI_MAX_ADDRESSES]; /* the one that answered last time first */
@@ -1377,6 +1434,7 @@ typedef struct azoi_stream {
     bool pending_roots; /* the library's own pass found no anchor: look one up at depth 0 */
     bool checked;     /* a certificate was verified in this handshake: not a resumed session */
     bool offered;     /* a session was offered to resume */
+    int64_t verified_at; /* see azoi_known */
     azo_result failed; /* what a hook or the trust lookup said, carried round mbedTLS */
     int failed_errno;
     size_t unsent;    /* length of the write that mbedTLS has not finished */
@@ -2266,6 +2324,57 @@ static bool azoi_base64_decode(azo_str text, unsigned char *out, size_t cap, siz
         }
     }
     return bits < 6; /* no digit stands alone */
+}
+
+/* ---- records: the same bytes on every machine ---- */
+
+/* Eight bytes, the highest first. */
+static void azoi_number_put(azoi_buf *b, int64_t value) {
+    for (int shift = 56; shift >= 0; shift -= 8) {
+        azoi_buf_char(b, (char)(unsigned char)((uint64_t)value >> shift & 0xff));
+    }
+}
+
+static bool azoi_number_take(azo_str *rest, int64_t *value) {
+    uint64_t bits = 0;
+    for (size_t i = 0; i < 8 && rest->len >= 8; i++) {
+        bits = bits << 8 | (unsigned char)rest->ptr[i];
+    }
+    *value = (int64_t)(bits & INT64_MAX);
+    bool ok = rest->len >= 8 && bits <= INT64_MAX;
+    *rest = azoi_skip(*rest, 8);
+    return ok;
+}
+
+static void azoi_text_put(azoi_buf *b, azo_str text) {
+    azoi_number_put(b, (int64_t)text.len);
+    azoi_buf_str(b, text);
+}
+
+static void azoi_record_put(azoi_buf *b, const azoi_record *r) {
+    const int64_t numbers[] = {r->kind, r->detail, r->time, r->number};
+    for (size_t i = 0; i < 4; i++) {
+        azoi_number_put(b, numbers[i]);
+    }
+    azoi_text_put(b, r->name);
+    azoi_text_put(b, r->secret);
+}
+
+/* False: no record begins here. */
+static bool azoi_record_take(azo_str *rest, azoi_record *r) {
+    int64_t *const numbers[] = {&r->kind, &r->detail, &r->time, &r->number};
+    azo_str *const texts[] = {&r->name, &r->secret};
+    bool ok = true;
+    for (size_t i = 0; i < 4; i++) {
+        ok = azoi_number_take(rest, numbers[i]) && ok;
+    }
+    for (size_t i = 0; i < 2; i++) {
+        int64_t len;
+        ok = azoi_number_take(rest, &len) && ok && (uint64_t)len <= rest->len;
+        *texts[i] = azoi_view(rest->ptr, ok ? (size_t)len : 0);
+        *rest = azoi_skip(*rest, texts[i]->len);
+    }
+    return ok;
 }
 
 /* ---- environment ---- */
@@ -3676,7 +3785,8 @@ static int64_t azoi_date_seconds(unsigned year, azo_str month_name, unsigned day
  * is any number of them, the rest is itself. What follows the form does not count. (sscanf weighs 13 KB with musl.) */
 static bool azoi_date_read(azo_str text, const char *form, unsigned *numbers, azo_str *month) {
     for (; *form != '\0'; form++) {
-        size_t max = *form == '2' ? 2 : *form == '4' ? 4 : *form == 'M' ? 3 : *form == 'w' || *form == ' ' ? text.len : 1;
+        bool any = *form == 'w' || *form == ' ';
+        size_t max = any ? text.len : *form == '2' ? 2 : *form == '4' ? 4 : *form == 'M' ? 3 : 1;
         size_t run = 0;
         unsigned number = 0;
         for (; run < max && run < text.len; run++) {
@@ -4607,6 +4717,17 @@ static bool azoi_tls_is_memory(const azoi_net *n, int ret) {
     return ret < 0 && (low == 0x10 || low == 0x6a); /* MBEDTLS_ERR_MPI_ALLOC_FAILED, MBEDTLS_ERR_ASN1_ALLOC_FAILED */
 }
 
+static azo_result azoi_tls_unusable(const azoi_net *n, int ret, azo_error *e) {
+    if (azoi_tls_is_memory(n, ret)) {
+        return azoi_memory(e);
+    }
+    if (e != NULL && e->code == AZO_OK) {
+        e->tls_code = ret;
+    }
+    return azoi_fail(e, AZO_ERR_TLS, "mbedTLS could not be set up (mbedTLS -0x%04x). See that this machine has a "
+                     "source of randomness, and that library and headers are of one version.", (unsigned)-ret);
+}
+
 static azo_result azoi_tls_setup(azoi_net *n, azo_error *e) {
     if (n->tls_ready) {
         return AZO_OK;
@@ -4620,14 +4741,7 @@ static azo_result azoi_tls_setup(azoi_net *n, azo_error *e) {
         return AZO_OK;
     }
     azoi_tls_teardown(n);
-    if (azoi_tls_is_memory(n, ret)) {
-        return azoi_memory(e);
-    }
-    if (e != NULL && e->code == AZO_OK) {
-        e->tls_code = ret;
-    }
-    return azoi_fail(e, AZO_ERR_TLS, "mbedTLS could not be set up (mbedTLS -0x%04x). See that this machine has a "
-                     "source of randomness, and that library and headers are of one version.", (unsigned)-ret);
+    return azoi_tls_unusable(n, ret, e);
 }
 
 /* ---- explaining failures ---- */
@@ -4992,6 +5106,7 @@ static void azoi_session_keep(azoi_stream *s, bool once) {
     mbedtls_ssl_session_init(&known->session);
     known->has_session = true;
     known->once = once;
+    known->verified_at = s->verified_at;
     if (mbedtls_ssl_get_session(s->tls, &known->session) != 0) {
         azoi_known_drop_session(known);
     }
@@ -5000,9 +5115,71 @@ static void azoi_session_keep(azoi_stream *s, bool once) {
 static void azoi_session_offer(azoi_stream *s) {
     azoi_known *known = azoi_net_known(s->net, s->host, s->port);
     s->offered = known->has_session && mbedtls_ssl_set_session(s->tls, &known->session) == 0;
+    s->verified_at = known->verified_at; /* stands unless the handshake turns out a full one */
     if (known->once) {
         azoi_known_drop_session(known);
     }
+}
+
+/* A resumed session's certificate is not looked at again, so however often it is handed on, that ends after a day
+ * (RFC 5246 F.1.4). */
+enum { AZOI_SESSION_S = 24 * 3600 };
+
+/* Tickets that are good for one connection leave the client. What mbedTLS cannot save is not missed. */
+static void azoi_net_export(azoi_net *n, azoi_buf *out) {
+    azoi_buf saved;
+    azoi_buf_init(&saved, n->allocator, SIZE_MAX / 2, true);
+    for (azoi_known *known = n->known; known < n->known + AZOI_MAX_KNOWN; known++) {
+        size_t len = 0;
+        if (!known->has_session || known->verified_at <= 0) {
+            continue;
+        }
+        azoi_buf_clear(&saved);
+        (void)mbedtls_ssl_session_save(&known->session, NULL, 0, &len);
+        if (!azoi_buf_reserve(&saved, len)) {
+            out->failed = saved.failed;
+        } else if (mbedtls_ssl_session_save(&known->session, (unsigned char *)saved.data, len, &saved.len) == 0) {
+            azoi_record r = {AZOI_RECORD_SESSION, known->once, known->verified_at, known->port, azo_s(known->host),
+                             azoi_buf_view(&saved)};
+            azoi_record_put(out, &r);
+        }
+        if (known->once) {
+            azoi_known_drop_session(known);
+        }
+    }
+    azoi_buf_free(&saved);
+}
+
+/* PENDING: not to be used, or not needed. mbedTLS itself refuses what another build of it has saved. */
+static azo_result azoi_net_import(azoi_net *n, const azoi_record *r, int64_t now, azo_error *e) {
+    char host[AZOI_MAX_HOST + 1];
+    bool fresh = r->time <= now && now - r->time < AZOI_SESSION_S;
+    if (!fresh || r->name.len == 0 || r->name.len > AZOI_MAX_HOST || r->number == 0 || r->number > UINT16_MAX) {
+        return AZO_PENDING;
+    }
+    (void)snprintf(host, sizeof host, "%.*s", (int)r->name.len, r->name.ptr);
+    azoi_known *known = azoi_net_known(n, host, (uint16_t)r->number);
+    if (known->has_session) {
+        return AZO_PENDING; /* this run's own is newer */
+    }
+    mbedtls_ssl_session_init(&known->session);
+    int ret = mbedtls_ssl_session_load(&known->session, (const unsigned char *)r->secret.ptr, r->secret.len);
+    known->has_session = ret == 0;
+    known->once = r->detail != 0;
+    known->verified_at = r->time;
+    return ret == 0 ? AZO_OK : azoi_tls_is_memory(n, ret) ? azoi_memory(e) : AZO_PENDING;
+}
+
+/* SHA-256, after azoi_tls_setup. */
+static azo_result azoi_net_digest(const azoi_net *n, azo_str bytes, unsigned char *out, azo_error *e) {
+#if MBEDTLS_VERSION_NUMBER < 0x04000000
+    const mbedtls_md_info_t *sha256 = mbedtls_md_info_from_type(MBEDTLS_MD_SHA256);
+    int ret = mbedtls_md(sha256, (const unsigned char *)bytes.ptr, bytes.len, out);
+#else
+    size_t len;
+    int ret = (int)psa_hash_compute(PSA_ALG_SHA_256, (const uint8_t *)bytes.ptr, bytes.len, out, AZOI_DIGEST, &len);
+#endif
+    return ret == 0 ? AZO_OK : azoi_tls_unusable(n, ret, e);
 }
 
 /* ---- streams ---- */
@@ -5149,6 +5326,7 @@ static azo_result azoi_tls_finished(azoi_stream *s) {
     }
     azoi_log(s->net, AZO_LOG_INFO, "* %s with %s, %s, %s", mbedtls_ssl_get_version(s->tls), s->host,
              mbedtls_ssl_get_ciphersuite(s->tls), s->checked ? "certificate verified" : "session resumed");
+    s->verified_at = s->checked ? azoi_net_unix(s->net) : s->verified_at;
     if (s->checked && strcmp(mbedtls_ssl_get_version(s->tls), "TLSv1.3") != 0) {
         azoi_session_keep(s, false);
     }
@@ -7774,6 +7952,15 @@ static azoi_slot *azoi_slot_new(azo_client *c, azo_str scope) {
     return slot;
 }
 
+/* The slot of a scope, made if there is none; NULL: no memory. */
+static azoi_slot *azoi_slot_of(azo_client *c, azo_str scope) {
+    azoi_slot *slot = c->slots;
+    while (slot != NULL && !azoi_same(azoi_buf_view(&slot->scope), scope)) {
+        slot = slot->next;
+    }
+    return slot != NULL ? slot : azoi_slot_new(c, scope);
+}
+
 static void azoi_identity_close(azo_client *c) {
     azoi_identity *id = &c->identity;
     azoi_buf *const bufs[] = {&id->tenant_id, &id->client_id, &id->authority, &id->imds, &id->selected, &id->secret};
@@ -7787,12 +7974,82 @@ static void azoi_identity_close(azo_client *c) {
     }
 }
 
+/* ---- for the next run ---- */
+
+/* Only of the chain: a fixed token is at hand anyway, and whose token a provider gives cannot be told. */
+static void azoi_slots_export(azo_client *c, int64_t unix_now, azoi_buf *out) {
+    int64_t now = c->pump.now;
+    for (const azoi_slot *slot = c->slots; slot != NULL; slot = slot->next) {
+        if (c->identity.kind == AZOI_IDENTITY_CHAIN && azoi_slot_lasts(slot) && unix_now > 0) {
+            azoi_record r = {AZOI_RECORD_TOKEN, c->identity.winner, unix_now + (slot->expires_at - now) / 1000,
+                             unix_now + azoi_left(now, slot->refresh_at) / 1000, azoi_buf_view(&slot->scope),
+                             azoi_buf_view(&slot->token)};
+            azoi_record_put(out, &r);
+        }
+    }
+}
+
+/* PENDING: not to be used, or not needed. */
+static azo_result azoi_slots_import(azo_client *c, const azoi_record *r, int64_t unix_now, azo_error *e) {
+    azoi_identity *id = &c->identity;
+    int64_t left_s = r->time - unix_now;
+    int winner = id->winner;
+    if (id->kind != AZOI_IDENTITY_CHAIN || r->detail >= AZOI_MEMBER_COUNT || !id->members[r->detail] ||
+        id->lacks[r->detail][0] != '\0' || (winner >= 0 && winner != r->detail) ||
+        left_s <= AZOI_EXPIRY_MARGIN_MS / 1000 || left_s > INT32_MAX || !azoi_token_ok(r->secret) ||
+        !azoi_token_ok(r->name)) {
+        return AZO_PENDING;
+    }
+    azoi_slot *slot = azoi_slot_of(c, r->name);
+    if (slot == NULL) {
+        return azoi_memory(e);
+    }
+    if (slot->generation != 0 || slot->fetching) {
+        return AZO_PENDING; /* this run's own is newer, or on its way */
+    }
+    id->winner = (int)r->detail;
+    slot->fetch_sent_at = c->pump.now;
+    azo_result done = azoi_slot_accept(slot, r->secret, left_s, r->number > unix_now ? r->number - unix_now : 1, e);
+    id->winner = done == AZO_OK ? id->winner : winner;
+    return done;
+}
+
+/* HMAC-SHA256 (RFC 2104), its key made of the client's secret, be it empty, over all that says who the client is and
+ * whom it trusts, and over the digest of `state`. */
+static azo_result azoi_identity_seal(azo_client *c, azo_str state, unsigned char *out, azo_error *e) {
+    enum { BLOCK = 64 };
+    const azoi_identity *id = &c->identity;
+    const azoi_buf *const who[] = {&id->tenant_id, &id->client_id, &id->authority,  &id->imds,
+                                   &id->selected,  &c->net.ca_file, &c->net.ca_pem};
+    unsigned char outer[BLOCK + AZOI_DIGEST] = {0};
+    azoi_buf inner;
+    azo_result r = azoi_net_digest(&c->net, azoi_buf_view(&id->secret), outer, e);
+    azoi_buf_init(&inner, &c->allocator, SIZE_MAX / 2, true);
+    for (size_t i = 0; i < BLOCK; i++) {
+        azoi_buf_char(&inner, (char)(outer[i] ^ 0x36u));
+        outer[i] ^= 0x5cu;
+    }
+    azoi_number_put(&inner, id->kind);
+    azoi_number_put(&inner, (id->members[0] ? 1 : 0) + (id->members[1] ? 2 : 0));
+    for (size_t i = 0; i < sizeof who / sizeof who[0]; i++) {
+        azoi_text_put(&inner, azoi_buf_view(who[i]));
+    }
+    azoi_text_put(&inner, azo_s(id->selector));
+    r = r == AZO_OK ? azoi_net_digest(&c->net, state, out, e) : r;
+    azoi_buf_add(&inner, out, AZOI_DIGEST);
+    r = r == AZO_OK ? azoi_buf_failed(&inner, e, "The state") : r;
+    r = r == AZO_OK ? azoi_net_digest(&c->net, azoi_buf_view(&inner), outer + BLOCK, e) : r;
+    r = r == AZO_OK ? azoi_net_digest(&c->net, azoi_view((const char *)outer, sizeof outer), out, e) : r;
+    azoi_wipe(outer, sizeof outer);
+    azoi_buf_free(&inner);
+    return r;
+}
+
 /* ---- what jobs use ---- */
 
 /* `claims`: a challenge to satisfy, so that no token of before will do. */
 static azo_result azoi_auth_attach(azo_request *job, azo_str scope, azo_str claims, azo_error *e) {
     azo_client *c = job->client;
-    azoi_slot *slot = c->slots;
     if (azoi_identity_is_key(c)) {
         return AZO_OK;
     }
@@ -7804,10 +8061,7 @@ static azo_result azoi_auth_attach(azo_request *job, azo_str scope, azo_str clai
         return azoi_fail(e, AZO_ERR_ARGUMENT, "A fixed token cannot satisfy claims (%zu bytes). Use another "
                          "credential.", claims.len);
     }
-    while (slot != NULL && !azoi_same(azoi_buf_view(&slot->scope), scope)) {
-        slot = slot->next;
-    }
-    slot = slot != NULL ? slot : azoi_slot_new(c, scope);
+    azoi_slot *slot = azoi_slot_of(c, scope);
     if (slot == NULL) {
         return azoi_memory(e);
     }
@@ -11178,6 +11432,124 @@ AZO_API azo_allocator azo_pool_init(azo_pool *pool, void *buffer, size_t size) {
 }
 #endif
 
+/* ---- state ---- */
+
+/* A mark with the version of the format, the time, records, and the seal over all these. */
+static const char azoi_state_mark[] = "azo-state 1\n";
+
+enum { AZOI_STATE_MARK = sizeof azoi_state_mark - 1 };
+
+static azo_result azoi_may_carry(azo_client *c, int argument, azo_error *err) {
+    azo_result r = azoi_begin(err, argument);
+    if (r == AZO_OK && (c->in_step || c->in_callback)) {
+        return azoi_fail(err, AZO_ERR_STATE, "The state of a client was asked for inside one of its callbacks (error "
+                         "%d). Do it when azo_step or the blocking call has returned.", (int)AZO_ERR_STATE);
+    }
+    if (r == AZO_OK) {
+        azoi_pump_tick(&c->pump);
+        r = azoi_tls_setup(&c->net, err);
+    }
+    return r;
+}
+
+AZOI_STATE_API azo_result azo_client_export(azo_client *client, azo_state *out, azo_error *err) {
+    unsigned char seal[AZOI_DIGEST];
+    azo_result r = azoi_may_carry(client, client == NULL ? 1 : out == NULL ? 2 : 0, err);
+    if (out != NULL) {
+        memset(out, 0, sizeof *out);
+    }
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_owned *o = (azoi_owned *)azoi_alloc(&client->allocator, sizeof *o);
+    if (o == NULL) {
+        return azoi_memory(err);
+    }
+    o->allocator = client->allocator;
+    o->size = sizeof *o;
+    azoi_buf_init(&o->body, &o->allocator, SIZE_MAX / 2, true);
+    int64_t now = azoi_net_unix(&client->net);
+    azoi_buf_puts(&o->body, azoi_state_mark);
+    azoi_number_put(&o->body, now);
+    azoi_slots_export(client, now, &o->body);
+    azoi_net_export(&client->net, &o->body);
+    r = azoi_identity_seal(client, azoi_buf_view(&o->body), seal, err);
+    azoi_buf_add(&o->body, seal, sizeof seal);
+    r = r == AZO_OK ? azoi_buf_failed(&o->body, err, "The state") : r;
+    if (r != AZO_OK) {
+        azoi_owned_free(o);
+        return r;
+    }
+    out->owned = o;
+    out->bytes = azoi_buf_view(&o->body);
+    azoi_log(&client->net, AZO_LOG_INFO, "* state of %zu bytes exported", o->body.len);
+    return AZO_OK;
+}
+
+AZOI_STATE_API void azo_state_free(azo_state *state) {
+    if (state != NULL) {
+        azoi_owned_free((azoi_owned *)state->owned);
+        memset(state, 0, sizeof *state);
+    }
+}
+
+/* Checks a state and leaves its records of it, and when it was made. */
+static azo_result azoi_state_open(azo_client *c, azo_str *state, int64_t *made, azo_error *e) {
+    unsigned char seal[AZOI_DIGEST];
+    unsigned differs = 0;
+    size_t len = state->len;
+    azoi_record record;
+    bool marked = azoi_starts(*state, azoi_state_mark);
+    if (!marked || len < AZOI_STATE_MARK + 8 + sizeof seal) {
+        bool other = !marked && len > AZOI_STATE_MARK && azoi_starts(*state, "azo-state ");
+        return azoi_fail(e, other ? AZO_ERR_UNSUPPORTED : AZO_ERR_ARGUMENT, "These %zu bytes are no state %s. Go on "
+                         "without them; the next azo_client_export gives good ones.", len,
+                         other ? "in the format of this version" : "that a client has exported");
+    }
+    state->len -= sizeof seal;
+    azo_result r = azoi_identity_seal(c, *state, seal, e);
+    if (r != AZO_OK) {
+        return r;
+    }
+    for (size_t i = 0; i < sizeof seal; i++) {
+        differs |= (unsigned)(unsigned char)state->ptr[state->len + i] ^ seal[i];
+    }
+    *state = azoi_skip(*state, AZOI_STATE_MARK);
+    bool sound = azoi_number_take(state, made) && differs == 0;
+    for (azo_str rest = *state; sound && rest.len > 0;) {
+        sound = azoi_record_take(&rest, &record);
+    }
+    return sound ? AZO_OK
+                 : azoi_fail(e, AZO_ERR_ARGUMENT, "The state (%zu bytes) is damaged, or of a client with another "
+                             "identity or other root certificates. Go on without it; the next azo_client_export gives "
+                             "a good one.", len);
+}
+
+AZOI_STATE_API azo_result azo_client_import(azo_client *client, const void *state, size_t len, azo_error *err) {
+    azo_str rest = azoi_view((const char *)state, len);
+    azoi_record record;
+    int64_t made;
+    size_t count = 0;
+    size_t taken = 0;
+    azo_result r = azoi_may_carry(client, client == NULL ? 1 : state == NULL ? 2 : 0, err);
+    r = r == AZO_OK ? azoi_state_open(client, &rest, &made, err) : r;
+    if (r != AZO_OK) {
+        return r;
+    }
+    int64_t now = azoi_net_unix(&client->net);
+    bool timely = now > 0 && made > 0 && made <= now; /* once the clock went back, no time means anything */
+    for (; r >= 0 && rest.len > 0; count++) {
+        (void)azoi_record_take(&rest, &record);
+        r = !timely                              ? AZO_PENDING
+            : record.kind == AZOI_RECORD_TOKEN   ? azoi_slots_import(client, &record, now, err)
+            : record.kind == AZOI_RECORD_SESSION ? azoi_net_import(&client->net, &record, now, err) : AZO_PENDING;
+        taken += r == AZO_OK ? 1 : 0;
+    }
+    azoi_log(&client->net, AZO_LOG_INFO, "* state of %zu bytes imported: of use are %zu of %zu tokens and sessions",
+             len, taken, count);
+    return r < 0 ? r : AZO_OK;
+}
+
 /* ---- names ---- */
 
 AZO_API const char *azo_result_name(azo_result result) {
@@ -11209,6 +11581,7 @@ AZO_API const char *azo_version(void) {
 #undef AZOI_RAW_API
 #undef AZOI_SEGMENT
 #undef AZOI_SENTENCES
+#undef AZOI_STATE_API
 #undef AZOI_UNREACHED
 #ifdef AZO_NO_SENTENCES
 #undef azoi_fail
@@ -11219,7 +11592,7 @@ AZO_API const char *azo_version(void) {
 /* HISTORY
  *
  *     0.1.0  Added: chat (blocking, streamed, stepped), embeddings, raw calls, tokens; environment secret, managed
- *            identity, API key, static token and token provider; history and JSON views.
+ *            identity, API key, static token and token provider; history and JSON views; state for the next run.
  *
  * LICENCE
  *
