@@ -733,26 +733,23 @@ AZO_API azo_allocator azo_pool_init(azo_pool *pool, void *buffer, size_t size);
 #endif
 
 #ifndef AZO_NO_STATE
-/* What the next run of the program needs to do without a token request and with short TLS handshakes: the tokens
- * of the chain and the TLS sessions of this client, in one blob to be stored where you like; see examples/cron.c.
+/* What the next run of the program needs to do without a token request and with short TLS handshakes: the tokens of
+ * the chain and the TLS sessions, in one blob to be stored where you like; examples/cron.c does it with a file.
  *
- * Keep it as you would keep the tokens, which are in it as they are: who can read it can use them until they expire,
- * and read what the sessions protect. Who can write it can pass for the service, or worse. So: mode 0600, and neither
- * copied to other machines nor backed up. It is sealed with the client secret or API key, which makes one that others
- * made or changed useless. A managed identity has no secret to seal with, so there only accidents are noticed.
+ * It is worth as much as the tokens in it. Who can read it can use them and decrypt the sessions; who can write it can
+ * pass for the service, or worse. So: mode 0600, and only on this machine. A client secret or API key also seals it,
+ * so that nobody without that can make or change one; a managed identity has nothing to do so with, and only accidents
+ * are noticed.
  *
- * Export at the end of a run: a TLS 1.3 ticket, good for one connection, leaves the client. Requests on their way do
- * not matter. Free the state with azo_state_free, which wipes it; it may outlive the client.
+ * Export last: TLS 1.3 tickets, good for one connection each, leave the client. Requests on their way do not matter.
+ * azo_state_free wipes the blob, which may outlive the client. Import at any time: only what the client lacks is
+ * taken. A token serves until it expires; a session for a day after the certificate was verified, as it is not looked
+ * at again, and with the same build of mbedTLS. Both need the time: where it is not known, or was later at the export,
+ * nothing is taken. Refused tokens and those of a provider are not in it.
  *
- * Import after opening, or at any time: only what this client lacks is taken. The state has to come from a client of
- * the same identity (kind, tenant, client, secret, authority) and trust (ca_file, ca_pem). A token is taken with its
- * scope, until it expires; a session with its host and port, for a day after the handshake in which the certificate
- * was verified, since it is not looked at again, and from the same build of mbedTLS. All this needs a clock: nothing
- * is taken where the time is not known, or was later at the export. Refused tokens, and those of a provider, are never
- * in it.
- *
- * AZO_OK, even if nothing in it was of use any more. AZO_ERR_ARGUMENT: damaged, or of another identity or trust.
- * AZO_ERR_UNSUPPORTED: of another version of this library. Whatever the outcome, the client works. */
+ * AZO_OK: it is sound, be anything in it still of use or not. AZO_ERR_ARGUMENT: damaged, or of a client with another
+ * identity (kind, tenant, client, secret, authority) or other ca_file or ca_pem. AZO_ERR_UNSUPPORTED: in the format of
+ * another version. Whatever it is, the client works on. */
 AZO_API azo_result azo_client_export(azo_client *client, azo_state *out, azo_error *err);
 AZO_API azo_result azo_client_import(azo_client *client, const void *state, size_t len, azo_error *err);
 AZO_API void azo_state_free(azo_state *state);
@@ -4196,8 +4193,10 @@ static int64_t azoi_net_now(azoi_net *n) {
     return n->clock.monotonic_ms(n->clock.user_data);
 }
 
+/* 0: not known. */
 static int64_t azoi_net_unix(azoi_net *n) {
-    return n->clock.unix_seconds(n->clock.user_data);
+    int64_t now = n->clock.unix_seconds(n->clock.user_data);
+    return now > 0 && now < INT64_MAX / 2 ? now : 0;
 }
 
 /* A counter, mixed by the finaliser of MurmurHash3: spreads waits out, guards nothing. */
@@ -5131,7 +5130,7 @@ static void azoi_net_export(azoi_net *n, azoi_buf *out) {
     azoi_buf_init(&saved, n->allocator, SIZE_MAX / 2, true);
     for (azoi_known *known = n->known; known < n->known + AZOI_MAX_KNOWN; known++) {
         size_t len = 0;
-        if (!known->has_session || known->verified_at <= 0) {
+        if (!known->has_session || known->verified_at == 0) {
             continue;
         }
         azoi_buf_clear(&saved);
@@ -7980,7 +7979,7 @@ static void azoi_identity_close(azo_client *c) {
 static void azoi_slots_export(azo_client *c, int64_t unix_now, azoi_buf *out) {
     int64_t now = c->pump.now;
     for (const azoi_slot *slot = c->slots; slot != NULL; slot = slot->next) {
-        if (c->identity.kind == AZOI_IDENTITY_CHAIN && azoi_slot_lasts(slot) && unix_now > 0) {
+        if (c->identity.kind == AZOI_IDENTITY_CHAIN && azoi_slot_lasts(slot) && unix_now != 0) {
             azoi_record r = {AZOI_RECORD_TOKEN, c->identity.winner, unix_now + (slot->expires_at - now) / 1000,
                              unix_now + azoi_left(now, slot->refresh_at) / 1000, azoi_buf_view(&slot->scope),
                              azoi_buf_view(&slot->token)};
@@ -11439,6 +11438,7 @@ static const char azoi_state_mark[] = "azo-state 1\n";
 
 enum { AZOI_STATE_MARK = sizeof azoi_state_mark - 1 };
 
+/* Sees to it that the time and mbedTLS are there. */
 static azo_result azoi_may_carry(azo_client *c, int argument, azo_error *err) {
     azo_result r = azoi_begin(err, argument);
     if (r == AZO_OK && (c->in_step || c->in_callback)) {
@@ -11537,7 +11537,7 @@ AZOI_STATE_API azo_result azo_client_import(azo_client *client, const void *stat
         return r;
     }
     int64_t now = azoi_net_unix(&client->net);
-    bool timely = now > 0 && made > 0 && made <= now; /* once the clock went back, no time means anything */
+    bool timely = made != 0 && made <= now; /* once the clock went back, no time means anything */
     for (; r >= 0 && rest.len > 0; count++) {
         (void)azoi_record_take(&rest, &record);
         r = !timely                              ? AZO_PENDING

@@ -655,19 +655,22 @@ static void test_time(void **state) {
 }
 
 static void test_export_without_a_clock(void **state) {
+    static const int64_t unknown[] = {0, -1, INT64_MIN, INT64_MAX};
     (void)state;
-    world w;
-    world_open(&w, NULL);
-    w.desc.clock.monotonic_ms = clock_monotonic;
-    w.desc.clock.unix_seconds = clock_stopped;
-    stopped_unix = 0;
-    world_start(&w);
-    expect(&w, ask(&w, "Hi"), AZO_OK);
-    blob b = export_state(&w);
-    assert_int_equal(b.len, MARK_LEN + 8 + SEAL_LEN);
-    expect(&w, import_state(&w, &b), AZO_OK);
-    blob_free(&b);
-    world_close(&w);
+    for (size_t i = 0; i < COUNT(unknown); i++) {
+        world w;
+        world_open(&w, NULL);
+        w.desc.clock.monotonic_ms = clock_monotonic;
+        w.desc.clock.unix_seconds = clock_stopped;
+        stopped_unix = unknown[i];
+        world_start(&w);
+        expect(&w, ask(&w, "Hi"), AZO_OK);
+        blob b = export_state(&w);
+        assert_int_equal(b.len, MARK_LEN + 8 + SEAL_LEN);
+        expect(&w, import_state(&w, &b), AZO_OK);
+        blob_free(&b);
+        world_close(&w);
+    }
 }
 
 /* For a day after the certificate was seen, however often the session is handed on. */
