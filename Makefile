@@ -27,7 +27,7 @@ VERSION = $(shell sed -n 's/^\#define AZO_VERSION "\(.*\)"/\1/p' azopenai.h)
 JOBS := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 COMPILE = $(CC) $(STRICT) $(CFLAGS) $(CPPFLAGS) $(MBEDTLS_FLAGS) -I. -MMD -MP
 
-EXAMPLES = hello chat async tools embed token az_login
+EXAMPLES = hello chat async tools embed token az_login cron
 TESTS := $(sort $(patsubst tests/%.c,%,$(wildcard tests/unit_*.c tests/test_*.c tests/torture_*.c)))
 SCRIPTS := $(sort $(wildcard tests/test_*.sh))
 EXAMPLE_PROGRAMS = $(EXAMPLES:%=$(BUILD)/%)

@@ -10,6 +10,7 @@
 #define AZO_NO_EMBED
 #define AZO_NO_RAW
 #define AZO_NO_HISTORY
+#define AZO_NO_STATE
 #define AZOPENAI_IMPLEMENTATION
 #include "azopenai.h"
 

@@ -76,7 +76,7 @@ judge() {
     fi
 }
 
-start_fake || { echo 'not ok - the fake service starts'; exit 1; }
+start_fake --log "$dir/requests" || { echo 'not ok - the fake service starts'; exit 1; }
 tenant=$AZURE_TENANT_ID
 client=$AZURE_CLIENT_ID
 export AZURE_TENANT_ID AZURE_CLIENT_ID AZURE_CLIENT_SECRET
@@ -402,6 +402,33 @@ case $token in
 fake.entra.*) ok 'token --print prints it' ;;
 *) not_ok 'token --print prints it' "$token" ;;
 esac
+
+# ---- cron: what one run leaves to the next
+
+token_requests() { grep -c '"role":"entra"' "$dir/requests"; }
+state=$dir/cron.state
+expect 'cron, the first run' 0 'You said: Name a colour.' '' cron "$state"
+before=$(token_requests)
+[ "$(ls -l "$state" | cut -c 1-10)" = -rw------- ] && ok 'cron leaves a file for its owner only' ||
+    not_ok 'cron leaves a file for its owner only' "$(ls -l "$state")"
+expect 'cron, the second run' 0 'You said: hi' '' cron "$state" hi
+expect 'cron, the third run' 0 'You said: hi' '' cron "$state" hi
+[ "$(token_requests)" -eq "$before" ] && ok 'cron asks for one token' ||
+    not_ok 'cron asks for one token' "$(cat "$dir/requests")"
+chmod 644 "$state"
+printf 'x' >>"$state"
+expect 'cron with a damaged file' 0 'You said: hi' '^cron: .*damaged.*\. Go on' cron "$state" hi
+[ "$(token_requests)" -eq $((before + 1)) ] && ok 'cron then asks for another' || not_ok 'cron then asks for another'
+[ "$(ls -l "$state" | cut -c 1-10)" = -rw------- ] && ok 'cron leaves a better one' || not_ok 'cron leaves a better one'
+: >"$state"
+expect 'cron with an empty file' 0 'You said: hi' '^cron: .*that a client has exported' cron "$state" hi
+expect 'cron, then' 0 'You said: hi' '' cron "$state" hi
+expect 'cron where no file can be' 0 'You said: hi' "^$dir/nowhere/file: " cron "$dir/nowhere/file" hi
+(AZURE_CLIENT_SECRET=wrong expect 'cron of another identity' 1 '' '^cron: .*another identity' cron "$state" hi
+    exit $failed) || failed=1
+expect 'cron usage' 2 '' '^usage: cron' cron
+[ "$(ls "$dir" | grep -c 'cron.state')" -eq 1 ] && ok 'cron leaves no other file' ||
+    not_ok 'cron leaves no other file' "$(ls "$dir")"
 
 # ---- az_login with a stand-in for the Azure CLI
 
