@@ -8016,11 +8016,11 @@ static azo_result azoi_slots_import(azo_client *c, const azoi_record *r, int64_t
 /* HMAC-SHA256 (RFC 2104), its key made of the client's secret, be it empty, over all that says who the client is and
  * whom it trusts, and over the digest of `state`. */
 static azo_result azoi_identity_seal(azo_client *c, azo_str state, unsigned char *out, azo_error *e) {
-    enum { BLOCK = 64 };
+    enum { BLOCK = 64, BOTH = 64 + AZOI_DIGEST };
     const azoi_identity *id = &c->identity;
     const azoi_buf *const who[] = {&id->tenant_id, &id->client_id, &id->authority,  &id->imds,
                                    &id->selected,  &c->net.ca_file, &c->net.ca_pem};
-    unsigned char outer[BLOCK + AZOI_DIGEST] = {0};
+    unsigned char outer[BOTH] = {0};
     azoi_buf inner;
     azo_result r = azoi_net_digest(&c->net, azoi_buf_view(&id->secret), outer, e);
     azoi_buf_init(&inner, &c->allocator, SIZE_MAX / 2, true);
