@@ -1915,23 +1915,27 @@ static bool azoi_buf_move(azoi_buf *b, size_t cap) {
     return true;
 }
 
+static bool azoi_buf_fits(const azoi_buf *b, size_t more) {
+    return b->failed == AZO_OK && more < b->cap - b->len && more <= b->max - b->len;
+}
+
 /* Doubles, so that n bytes added one by one cost O(n); the doubling stops at max. */
-static bool azoi_buf_reserve(azoi_buf *b, size_t more) {
+static bool azoi_buf_grow(azoi_buf *b, size_t more) {
     size_t cap = b->cap < 32 ? 64 : b->cap > SIZE_MAX / 2 ? SIZE_MAX : b->cap * 2;
+    if (b->failed == AZO_OK && (more > b->max - b->len || b->len + more == SIZE_MAX)) {
+        b->failed = AZO_ERR_LIMIT;
+    }
     if (b->failed != AZO_OK) {
         return false;
-    }
-    if (more > b->max - b->len || b->len + more == SIZE_MAX) {
-        b->failed = AZO_ERR_LIMIT;
-        return false;
-    }
-    if (b->len + more < b->cap) {
-        return true;
     }
     if (cap - 1 > b->max) {
         cap = b->max + 1;
     }
     return azoi_buf_move(b, b->len + more < cap ? cap : b->len + more + 1);
+}
+
+static bool azoi_buf_reserve(azoi_buf *b, size_t more) {
+    return azoi_buf_fits(b, more) || azoi_buf_grow(b, more);
 }
 
 static void azoi_buf_add(azoi_buf *b, const void *bytes, size_t len) {
@@ -1964,9 +1968,17 @@ static void azoi_buf_char(azoi_buf *b, char c) {
 }
 
 static void azoi_buf_int(azoi_buf *b, int64_t value) {
-    char digits[24];
-    snprintf(digits, sizeof digits, "%lld", (long long)value);
-    azoi_buf_puts(b, digits);
+    char text[20];
+    size_t at = sizeof text;
+    uint64_t left = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+    do {
+        text[--at] = (char)('0' + left % 10);
+        left /= 10;
+    } while (left > 0);
+    if (value < 0) {
+        text[--at] = '-';
+    }
+    azoi_buf_add(b, text + at, sizeof text - at);
 }
 
 static void azoi_buf_drop(azoi_buf *b, size_t count) {
@@ -2095,17 +2107,17 @@ static bool azoi_same(azo_str a, azo_str b) {
     return a.len == b.len && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
 }
 
+static bool azoi_alike(const char *a, const char *b, size_t len) {
+    size_t i = 0;
+    while (i < len && azoi_lower(a[i]) == azoi_lower(b[i])) {
+        i++;
+    }
+    return i == len;
+}
+
+/* In two functions, so that the first test, which decides nearly always, is made without a call. */
 static bool azoi_same_ci(azo_str a, azo_str b) {
-    size_t i;
-    if (a.len != b.len) {
-        return false;
-    }
-    for (i = 0; i < a.len; i++) {
-        if (azoi_lower(a.ptr[i]) != azoi_lower(b.ptr[i])) {
-            return false;
-        }
-    }
-    return true;
+    return a.len == b.len && azoi_alike(a.ptr, b.ptr, a.len);
 }
 
 static bool azoi_equal(azo_str a, const char *b) {
@@ -2164,11 +2176,29 @@ static bool azoi_contains_ci(azo_str s, const char *part) {
     return azoi_starts_ci(s, part);
 }
 
+/* How many bytes at the front are printable ASCII, and neither `"` nor `\`: what stands for itself in JSON and in HTTP,
+ * as nearly all bytes do. Eight at a time; the top bit of each byte says that it is another. */
+static size_t azoi_plain_run(azo_str s) {
+    const uint64_t ones = UINT64_MAX / 255;
+    size_t i = 0;
+    for (; s.len - i >= 8; i += 8) {
+        uint64_t x;
+        memcpy(&x, s.ptr + i, 8);
+        uint64_t other = x | (x + ones) | (x - ones * ' ') | ((x ^ ones * '"') - ones) | ((x ^ ones * '\\') - ones);
+        if ((other & ones * 0x80) != 0) {
+            break;
+        }
+    }
+    while (i < s.len && s.ptr[i] >= ' ' && s.ptr[i] <= '~' && s.ptr[i] != '"' && s.ptr[i] != '\\') {
+        i++;
+    }
+    return i;
+}
+
 /* What no header value may hold: tabs are allowed (RFC 9110 5.5). */
 static bool azoi_has_control(azo_str s) {
-    size_t i;
-    for (i = 0; i < s.len; i++) {
-        if (((unsigned char)s.ptr[i] < 0x20 && s.ptr[i] != '\t') || s.ptr[i] == 0x7f) {
+    for (s = azoi_skip(s, azoi_plain_run(s)); s.len > 0; s = azoi_skip(s, 1 + azoi_plain_run(azoi_skip(s, 1)))) {
+        if (((unsigned char)s.ptr[0] < 0x20 && s.ptr[0] != '\t') || s.ptr[0] == 0x7f) {
             return true;
         }
     }
@@ -2952,17 +2982,17 @@ static bool azoi_json_text(const azoi_json *j, int token, azoi_buf *out) {
 /* The next piece of a quoted text: a run of bytes that stand for themselves, or one escape, which may need 7 bytes of
  * `unit`. */
 static azo_str azoi_json_quoted(azo_str *rest, char *unit) {
-    azo_str piece = azoi_view(rest->ptr, 0);
+    azo_str piece = azoi_view(rest->ptr, azoi_plain_run(*rest));
     const char *value;
     unsigned c = 0;
     size_t size = 1;
     while (piece.len < rest->len) {
         c = (unsigned char)rest->ptr[piece.len];
         size = c < 0x80 ? 1 : azoi_utf8(rest->ptr + piece.len, rest->len - piece.len);
-        if (size == 0 || (c < 0x80 && c != 0x7f && !azoi_json_is_plain((char)c))) {
+        if (size == 0 || c < 0x20 || c == '"' || c == '\\') {
             break;
         }
-        piece.len += size;
+        piece.len += size + azoi_plain_run(azoi_skip(*rest, piece.len + size));
     }
     *rest = azoi_skip(*rest, piece.len > 0 ? piece.len : 1);
     if (piece.len > 0) {
@@ -3229,16 +3259,16 @@ static bool azoi_is_host(azo_str host) {
     return host.len > 0 && host.len <= 253;
 }
 
-/* With brackets where the address needs them, without the port that goes without saying; empty if it does not fit. */
-static azo_str azoi_host_header(azo_str host, uint16_t port, bool secure, char *buf, size_t cap) {
+/* With brackets where the address needs them; the port unless it is the one that goes without saying. */
+static void azoi_host_put(azoi_buf *b, azo_str host, uint16_t port, uint16_t unsaid) {
     bool brackets = azoi_find(host, ':') < host.len;
-    char suffix[8] = "";
-    int len;
-    if (port != (secure ? 443 : 80)) {
-        snprintf(suffix, sizeof suffix, ":%u", (unsigned)port);
+    azoi_buf_puts(b, brackets ? "[" : "");
+    azoi_buf_str(b, host);
+    azoi_buf_puts(b, brackets ? "]" : "");
+    if (port != unsaid) {
+        azoi_buf_char(b, ':');
+        azoi_buf_int(b, port);
     }
-    len = snprintf(buf, cap, brackets ? "[%.*s]%s" : "%.*s%s", (int)host.len, host.ptr, suffix);
-    return (size_t)len < cap ? azoi_view(buf, (size_t)len) : azoi_view(NULL, 0); /* a negative one is too large, too */
 }
 
 /* ---- URLs: errors quote nothing of them, since a proxy's URL may hold a password ---- */
@@ -3326,14 +3356,13 @@ static bool azoi_location_host(azo_str location, azo_str *host) {
 
 /* RFC 9110 5.6.2 */
 static bool azoi_is_token(azo_str s) {
-    size_t i;
-    for (i = 0; i < s.len; i++) {
-        char c = s.ptr[i];
-        if (!azoi_is_alpha(c) && c != '-' && !azoi_is_digit(c) && (c == '\0' || strchr("!#$%&'*+.^_`|~", c) == NULL)) {
-            return false;
-        }
+    /* A bit for each of: letters, digits, and any of !#$%&'*+-.^_`|~ */
+    static const uint32_t allowed[8] = {0, 0x03ff6cfa, 0xc7fffffe, 0x57ffffff, 0, 0, 0, 0};
+    size_t i = 0;
+    while (i < s.len && (allowed[(unsigned char)s.ptr[i] / 32] >> (unsigned char)s.ptr[i] % 32 & 1) != 0) {
+        i++;
     }
-    return s.len > 0;
+    return i == s.len && i > 0;
 }
 
 static bool azoi_header_ok(azo_str name, azo_str value) {
@@ -5632,15 +5661,11 @@ static void azoi_conn_fail(azoi_conn *conn, azo_result result) {
 /* ---- opening ---- */
 
 static void azoi_conn_write_connect(azoi_conn *conn) {
-    char text[300];
-    azo_str host = azoi_host_header(conn->origin.host, conn->origin.port, false, text, sizeof text);
     azoi_buf_puts(&conn->out, "CONNECT ");
-    azoi_buf_str(&conn->out, host);
-    if (conn->origin.port == 80) {
-        azoi_buf_puts(&conn->out, ":80"); /* the authority form always has its port */
-    }
-    azoi_buf_puts(&conn->out, " HTTP/1.1\r\n");
-    azoi_header_add(&conn->out, "Host", host);
+    azoi_host_put(&conn->out, conn->origin.host, conn->origin.port, 0); /* the authority form always has its port */
+    azoi_buf_puts(&conn->out, " HTTP/1.1\r\nHost: ");
+    azoi_host_put(&conn->out, conn->origin.host, conn->origin.port, 80);
+    azoi_buf_puts(&conn->out, "\r\n");
     if (conn->client->proxy_auth.len > 0) {
         azoi_buf_puts(&conn->out, "Proxy-Authorization: Basic ");
         azoi_buf_str(&conn->out, azoi_buf_view(&conn->client->proxy_auth));
@@ -6153,9 +6178,9 @@ static void azoi_job_free(azo_request *job) {
     azoi_buf_free(&job->body);
     azoi_buf_free(&job->held);
     azo_allocator allocator = job->allocator;
-    size_t size = job->block_size;
-    azoi_wipe(job, size); /* header values, a client secret */
-    azoi_free(&allocator, job, size);
+    size_t texts = (size_t)(job->spec.origin.host.ptr - (char *)job); /* among them header values and a client secret */
+    azoi_wipe((char *)job + texts, job->block_size - texts);
+    azoi_free(&allocator, job, job->block_size);
 }
 
 static void azoi_job_finish(azo_request *job, azo_result result) {
@@ -6522,15 +6547,14 @@ static azo_result azoi_job_fill(azo_request *job) {
 static azo_result azoi_job_begin_send(azo_request *job) {
     azoi_conn *conn = job->conn;
     azoi_buf *out = &conn->out;
-    char host[300];
     azoi_buf_clear(out);
     conn->out_sent = 0;
     azoi_buf_str(out, job->spec.method);
     azoi_buf_char(out, ' ');
     azoi_buf_str(out, job->spec.target);
-    azoi_buf_puts(out, " HTTP/1.1\r\n");
-    azoi_header_add(out, "Host", azoi_host_header(job->spec.origin.host, job->spec.origin.port,
-                                                  job->spec.origin.secure, host, sizeof host));
+    azoi_buf_puts(out, " HTTP/1.1\r\nHost: ");
+    azoi_host_put(out, job->spec.origin.host, job->spec.origin.port, job->spec.origin.secure ? 443 : 80);
+    azoi_buf_puts(out, "\r\n");
     if (azoi_header(job->spec.headers, "user-agent").ptr == NULL) {
         azoi_header_add(out, "User-Agent", azo_s("azopenai.h/" AZO_VERSION));
     }
@@ -6543,9 +6567,9 @@ static azo_result azoi_job_begin_send(azo_request *job) {
     }
     azoi_job_log_head(job, azoi_skip(azoi_buf_view(out), signature));
     if (job->spec.has_body) {
-        char line[48];
-        snprintf(line, sizeof line, "Content-Length: %zu\r\n", job->spec.body.len);
-        azoi_buf_puts(out, line);
+        azoi_buf_puts(out, "Content-Length: ");
+        azoi_buf_int(out, (int64_t)job->spec.body.len);
+        azoi_buf_puts(out, "\r\n");
     }
     azoi_buf_puts(out, "\r\n");
     job->state = AZOI_JOB_SEND;
@@ -7028,7 +7052,7 @@ static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_req
     if (job == NULL) {
         return azoi_memory(e);
     }
-    memset(job, 0, azoi_aligned(sizeof *job) + azoi_aligned(spec->data_size));
+    memset(job, 0, offsetof(azo_request, error));
     job->block_size = size;
     job->client = c;
     job->allocator = c->allocator;
@@ -7040,7 +7064,8 @@ static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_req
     azoi_job_copy_spec(job, spec);
     job->ops = spec->ops;
     job->tag = spec->tag;
-    job->data = spec->data_size > 0 ? (char *)job + azoi_aligned(sizeof *job) : NULL;
+    job->data = (char *)job + azoi_aligned(sizeof *job);
+    memset(job->data, 0, spec->data_size);
     job->policy = *spec->policy;
     job->retries_left = spec->max_retries > 0 ? spec->max_retries : 0;
     azoi_error_clear(&job->error);
