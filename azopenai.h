@@ -1537,7 +1537,7 @@ typedef struct azoi_job_spec {
     azo_str method;
     azo_str target;  /* path and query, encoded */
     azo_str headers; /* further lines, each with CRLF */
-    azo_str log_headers; /* the same with secret values replaced */
+    azo_str own_headers; /* the user's, whose values may be secrets */
     azo_str body;
     bool has_body;   /* send a Content-Length, be it 0 */
     bool body_borrowed;
@@ -1700,7 +1700,6 @@ struct azo_client {
     azoi_buf scope;
     azoi_buf auth_header;
     azoi_buf headers;     /* lines for every request to the service */
-    azoi_buf log_headers; /* the same with their values replaced */
     azoi_buf proxy_host;
     azoi_buf proxy_auth; /* base64 of user:password */
     uint16_t proxy_port;
@@ -2281,16 +2280,20 @@ static size_t azoi_utf8_put(char *out, uint32_t code) {
 /* ---- encodings ---- */
 
 static void azoi_percent(azoi_buf *b, azo_str text, const char *keep) {
-    size_t i;
-    for (i = 0; i < text.len; i++) {
-        char c = text.ptr[i];
-        if (azoi_is_alpha(c) || azoi_is_digit(c) || (c != '\0' && (strchr("-._~", c) || strchr(keep, c)))) {
-            azoi_buf_char(b, c);
-        } else {
+    for (size_t i = 0; i < text.len; i++) {
+        size_t run = i;
+        char c = '\0';
+        while (run < text.len && (c = text.ptr[run]) != '\0' &&
+               (azoi_is_alpha(c) || azoi_is_digit(c) || strchr("-._~", c) || strchr(keep, c))) {
+            run++;
+        }
+        azoi_buf_add(b, text.ptr + i, run - i);
+        if (run < text.len) {
             char code[4];
             snprintf(code, sizeof code, "%%%02X", (unsigned)(unsigned char)c);
             azoi_buf_puts(b, code);
         }
+        i = run;
     }
 }
 
@@ -3407,15 +3410,19 @@ static bool azoi_header_next(azo_str *rest, azo_str *name, azo_str *value) {
     return false;
 }
 
-static azo_str azoi_header(azo_str headers, const char *name) {
+static azo_str azoi_header_named(azo_str headers, azo_str name) {
     azo_str key;
     azo_str value;
     while (azoi_header_next(&headers, &key, &value)) {
-        if (azoi_equal_ci(key, name)) {
+        if (azoi_same_ci(key, name)) {
             return value;
         }
     }
     return azoi_view(NULL, 0);
+}
+
+static azo_str azoi_header(azo_str headers, const char *name) {
+    return azoi_header_named(headers, azo_s(name));
 }
 
 /* ---- response heads ---- */
@@ -6481,24 +6488,13 @@ static azo_result azoi_job_prepare(azo_request *job) {
 
 /* ---- SEND ---- */
 
-/* Whether a header is the user's own, which a server may send back (x-ms-client-request-id). */
-static bool azoi_is_hidden(azo_str own, azo_str header) {
-    azo_str name;
-    azo_str value;
-    while (azoi_header_next(&own, &name, &value)) {
-        if (azoi_same_ci(name, header) && azoi_equal(value, "<hidden>")) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void azoi_log_headers(azoi_net *net, char direction, azo_str lines, azo_str own, bool hide) {
+/* `secret`: the values of these are not shown, here and where a server sends them back (x-ms-client-request-id). */
+static void azoi_log_headers(azoi_net *net, char direction, azo_str lines, azo_str secret) {
     azo_str name;
     azo_str value;
     while (azoi_header_next(&lines, &name, &value)) {
-        bool secret = hide || azoi_equal_ci(name, "set-cookie") || azoi_is_hidden(own, name);
-        azo_str shown = secret ? azoi_view("<hidden>", 8) : value;
+        bool hide = azoi_equal_ci(name, "set-cookie") || azoi_header_named(secret, name).ptr != NULL;
+        azo_str shown = hide ? azoi_view("<hidden>", 8) : value;
         azoi_log(net, AZO_LOG_DEBUG, "%c %.*s: %.*s", direction, (int)name.len, name.ptr, (int)shown.len, shown.ptr);
     }
 }
@@ -6509,8 +6505,9 @@ static void azoi_job_log_head(azo_request *job, azo_str signature) {
     if (AZOI_HAS_LOG && net->logger.line != NULL) {
         azoi_log(net, AZO_LOG_DEBUG, "> %s %s HTTP/1.1", job->spec.method.ptr, job->spec.target.ptr);
         azoi_log(net, AZO_LOG_DEBUG, "> Host: %s", job->spec.origin.host.ptr);
-        azoi_log_headers(net, '>', job->spec.log_headers, azoi_view(NULL, 0), false);
-        azoi_log_headers(net, '>', signature, azoi_view(NULL, 0), true);
+        azoi_log_headers(net, '>', job->spec.headers, azoi_view(NULL, 0));
+        azoi_log_headers(net, '>', job->spec.own_headers, job->spec.own_headers);
+        azoi_log_headers(net, '>', signature, signature);
         azoi_log(net, AZO_LOG_DEBUG, "> (%lu bytes of body)", (unsigned long)job->spec.body.len);
     }
 }
@@ -6555,10 +6552,11 @@ static azo_result azoi_job_begin_send(azo_request *job) {
     azoi_buf_puts(out, " HTTP/1.1\r\nHost: ");
     azoi_host_put(out, job->spec.origin.host, job->spec.origin.port, job->spec.origin.secure ? 443 : 80);
     azoi_buf_puts(out, "\r\n");
-    if (azoi_header(job->spec.headers, "user-agent").ptr == NULL) {
+    if (azoi_header(job->spec.own_headers, "user-agent").ptr == NULL) {
         azoi_header_add(out, "User-Agent", azo_s("azopenai.h/" AZO_VERSION));
     }
     azoi_buf_str(out, job->spec.headers);
+    azoi_buf_str(out, job->spec.own_headers);
     size_t signature = out->len;
     job->ops->sign(job, out);
     azo_result r = azoi_buf_failed(out, &job->error, "The request");
@@ -6653,7 +6651,7 @@ static void azoi_job_log_answer(azo_request *job) {
     if (AZOI_HAS_LOG && net->logger.line != NULL) {
         azoi_log(net, AZO_LOG_DEBUG, "< HTTP %d %.*s", job->head.status, (int)job->head.reason.len,
                  job->head.reason.ptr);
-        azoi_log_headers(net, '<', job->head.headers, job->spec.log_headers, false);
+        azoi_log_headers(net, '<', job->head.headers, job->spec.own_headers);
     }
 }
 
@@ -7020,7 +7018,7 @@ static bool azoi_job_block_size(const azoi_job_spec *spec, size_t *out) {
     bool copied = !spec->body_borrowed && spec->read_body == NULL;
     const size_t parts[] = {azoi_aligned(sizeof(azo_request)), azoi_aligned(spec->data_size),
                             spec->origin.host.len, spec->method.len, spec->target.len, spec->headers.len,
-                            spec->log_headers.len, copied ? spec->body.len : 0};
+                            spec->own_headers.len, copied ? spec->body.len : 0};
     size_t size = 6; /* NULs */
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         if (!azoi_sum(size, parts[i], &size)) {
@@ -7038,7 +7036,7 @@ static void azoi_job_copy_spec(azo_request *job, const azoi_job_spec *spec) {
     job->spec.method = azoi_block_put(&at, spec->method);
     job->spec.target = azoi_block_put(&at, spec->target);
     job->spec.headers = azoi_block_put(&at, spec->headers);
-    job->spec.log_headers = azoi_block_put(&at, spec->log_headers);
+    job->spec.own_headers = azoi_block_put(&at, spec->own_headers);
     if (!spec->body_borrowed && spec->read_body == NULL) {
         job->spec.body = azoi_block_put(&at, spec->body);
     }
@@ -7734,7 +7732,6 @@ static azo_result azoi_fetch_begin(azoi_slot *slot) {
     spec.target = azoi_buf_view(&target);
     spec.headers = azo_s(entra ? "Accept: application/json\r\nContent-Type: application/x-www-form-urlencoded\r\n"
                                : "Accept: application/json\r\nMetadata: true\r\n");
-    spec.log_headers = spec.headers;
     spec.body = azoi_buf_view(&body);
     spec.has_body = entra;
     spec.connect_ms = entra ? c->connect_ms : probe ? 1000 : 2000;
@@ -8411,7 +8408,9 @@ static void azoi_owned_headers(azoi_owned *o, azo_str headers, azo_http *http) {
     while (azoi_header_next(&rest, &name, &value)) {
         twin[(size_t)(value.ptr - twin) + value.len] = '\0';
         for (size_t i = 0; i < COUNT; i++) {
-            found[i] = found[i].ptr == NULL && azoi_same_ci(name, names[i]) ? value : found[i];
+            if (name.len == names[i].len && found[i].ptr == NULL && azoi_same_ci(name, names[i])) {
+                found[i] = value;
+            }
         }
     }
     http->region = found[REGION];
@@ -8481,9 +8480,7 @@ static bool azoi_header_reserved(azo_str name) {
                              "keep-alive|proxy-connection");
 }
 
-/* Lines to send, and lines to log, with the values hidden. Either buffer may be NULL. */
-static azo_result azoi_header_lines(const azo_header *headers, size_t count, azoi_buf *lines, azoi_buf *log_lines,
-                                    azo_error *e) {
+static azo_result azoi_header_lines(azoi_buf *lines, const azo_header *headers, size_t count, azo_error *e) {
     for (size_t i = 0; i < count; i++) {
         if (headers == NULL || headers[i].name == NULL || headers[i].value == NULL ||
             !azoi_header_ok(azo_s(headers[i].name), azo_s(headers[i].value))) {
@@ -8495,15 +8492,9 @@ static azo_result azoi_header_lines(const azo_header *headers, size_t count, azo
             return azoi_fail(e, AZO_ERR_ARGUMENT, "Header number %zu (%s) is written by the library. Leave it out; "
                              "credentials and content types have fields of their own.", i, headers[i].name);
         }
-        if (lines != NULL) {
-            azoi_header_add(lines, headers[i].name, azo_s(headers[i].value));
-        }
-        if (log_lines != NULL) {
-            azoi_header_add(log_lines, headers[i].name, azo_s("<hidden>"));
-        }
+        azoi_header_add(lines, headers[i].name, azo_s(headers[i].value));
     }
-    azo_result r = lines != NULL ? azoi_buf_failed(lines, e, "The headers") : AZO_OK;
-    return r == AZO_OK && log_lines != NULL ? azoi_buf_failed(log_lines, e, "The headers") : r;
+    return azoi_buf_failed(lines, e, "The headers");
 }
 
 /* ---- drafts: a request as it is put together in client->scratch ---- */
@@ -8522,7 +8513,7 @@ typedef struct azoi_draft {
     azoi_span deployment;
     azoi_span target;
     azoi_span headers;
-    azoi_span log_headers;
+    azoi_span own_headers;
     azoi_span body;
 } azoi_draft;
 
@@ -8746,21 +8737,17 @@ static azo_result azoi_draft_headers(azoi_draft *d, const char *content_type, co
         return azoi_fail(d->error, AZO_ERR_ARGUMENT, "content_type or accept has a control character in it (error %d). "
                          "Write a media type, like application/json.", (int)AZO_ERR_ARGUMENT);
     }
-    for (int shown = 0; shown < 2; shown++) {
-        size_t start = b->len;
-        if (content_type != NULL) {
-            azoi_header_add(b, "Content-Type", azo_s(content_type));
-        }
-        azoi_header_add(b, "Accept", azo_s(accept));
-        azoi_buf_str(b, azoi_buf_view(shown ? &c->log_headers : &c->headers));
-        azo_result r = azoi_header_lines(call->headers, call->header_count, shown ? NULL : b, shown ? b : NULL,
-                                         d->error);
-        if (r != AZO_OK) {
-            return r;
-        }
-        *(shown ? &d->log_headers : &d->headers) = azoi_draft_since(d, start);
+    size_t start = b->len;
+    if (content_type != NULL) {
+        azoi_header_add(b, "Content-Type", azo_s(content_type));
     }
-    return AZO_OK;
+    azoi_header_add(b, "Accept", azo_s(accept));
+    d->headers = azoi_draft_since(d, start);
+    start = b->len;
+    azoi_buf_str(b, azoi_buf_view(&c->headers));
+    azo_result r = azoi_header_lines(b, call->headers, call->header_count, d->error);
+    d->own_headers = azoi_draft_since(d, start);
+    return r;
 }
 
 static bool azoi_retry_service(int status) {
@@ -8795,7 +8782,7 @@ static azo_result azoi_draft_send(azoi_draft *d, azoi_job_spec *spec, azo_reques
     spec->origin.secure = d->secure;
     spec->target = azoi_draft_view(d, d->target);
     spec->headers = azoi_draft_view(d, d->headers);
-    spec->log_headers = azoi_draft_view(d, d->log_headers);
+    spec->own_headers = azoi_draft_view(d, d->own_headers);
     if (d->body.len > 0) {
         spec->body = azoi_draft_view(d, d->body);
     }
@@ -8947,16 +8934,12 @@ typedef struct azoi_refusal {
 
 /* Header values of the user's may be keys, too. */
 static void azoi_hide(const azo_request *job, azoi_buf *text) {
-    azo_str sent = job->spec.headers;
-    azo_str shown = job->spec.log_headers;
+    azo_str own = job->spec.own_headers;
     azo_str name;
     azo_str value;
-    azo_str log_value;
     azoi_job_hide(job, text);
-    while (azoi_header_next(&sent, &name, &value) && azoi_header_next(&shown, &name, &log_value)) {
-        if (!azoi_same(value, log_value)) {
-            azoi_buf_hide(text, value);
-        }
+    while (azoi_header_next(&own, &name, &value)) {
+        azoi_buf_hide(text, value);
     }
 }
 
@@ -9158,6 +9141,7 @@ typedef struct azoi_writer {
     azo_error *error;
     azo_str extra;     /* the object of extra_json: a field that stands in it too is an error */
     azo_result result; /* the first failure */
+    size_t message;    /* the number of the one that is being written; SIZE_MAX: it has none */
 } azoi_writer;
 
 static void azoi_write_fail(azoi_writer *w, azo_result result) {
@@ -9188,15 +9172,27 @@ static void azoi_field(azoi_writer *w, const char *name) {
     azoi_name(w->out, name);
 }
 
-/* The user's JSON without white space round it; of the kind that begins with `open`, 0 meaning any. */
+/* The message in errors. */
+static const char *azoi_message_name(const azoi_writer *w, char out[32]) {
+    if (w->message == SIZE_MAX) {
+        return "The message";
+    }
+    (void)snprintf(out, 32, "messages[%zu]", w->message);
+    return out;
+}
+
+/* The user's JSON without white space round it; of the kind that begins with `open`, 0 meaning any. `what`: NULL: a
+ * message, or its content. */
 static azo_str azoi_checked(azoi_writer *w, const char *what, const char *text, char open) {
     azo_str json = azoi_trim(azo_s(text));
     size_t offset = 0;
+    char name[32];
     if (azoi_json_check(json, &offset) && (open == '\0' || json.ptr[0] == open)) {
         return json;
     }
     azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s is not valid JSON%s (byte %zu). Correct it: it would "
-                                 "be sent as it is.", what, open != '\0' ? ", or no object" : "", offset));
+                                 "be sent as it is.", what != NULL ? what : azoi_message_name(w, name),
+                                 open != '\0' ? ", or no object" : "", offset));
     return azoi_view(NULL, 0);
 }
 
@@ -9258,22 +9254,23 @@ static void azoi_field_count(azoi_writer *w, const char *name, int32_t count) {
     }
 }
 
-static void azoi_write_message(azoi_writer *w, const azo_message *m, const char *where) {
+static void azoi_write_message(azoi_writer *w, const azo_message *m) {
     azoi_buf *b = w->out;
+    char name[32];
     if (m->raw_json != NULL) {
-        azoi_buf_str(b, azoi_checked(w, where, m->raw_json, '{'));
+        azoi_buf_str(b, azoi_checked(w, NULL, m->raw_json, '{'));
         return;
     }
     if (m->role == NULL) {
         azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s has no role. Set role, or raw_json (NULL in the "
-                                     "reply of a call that failed).", where));
+                                     "reply of a call that failed).", azoi_message_name(w, name)));
         return;
     }
     bool both = m->content != NULL && m->content_json != NULL;
     bool none = m->content == NULL && m->content_json == NULL && !azoi_one_of(azo_s(m->role), "assistant|function");
     if (both || none) {
         azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s has %s. Set either content or content_json "
-                                     "(\"null\" sends null).", where,
+                                     "(\"null\" sends null).", azoi_message_name(w, name),
                                      both ? "both content and content_json" : "no content"));
         return;
     }
@@ -9283,7 +9280,7 @@ static void azoi_write_message(azoi_writer *w, const azo_message *m, const char 
         azoi_member_text(b, "content", m->content);
     } else {
         azoi_name(b, "content");
-        azoi_buf_str(b, m->content_json != NULL ? azoi_checked(w, where, m->content_json, '\0') : azo_s("null"));
+        azoi_buf_str(b, m->content_json != NULL ? azoi_checked(w, NULL, m->content_json, '\0') : azo_s("null"));
     }
     azoi_member_text(b, "name", m->name);
     azoi_member_text(b, "tool_call_id", m->tool_call_id);
@@ -9323,12 +9320,12 @@ AZOI_HISTORY_API azo_result azo_history_add(azo_history *history, const azo_mess
     if (r != AZO_OK) {
         return r;
     }
-    azoi_writer w = {&history->text, err, {NULL, 0}, AZO_OK};
+    azoi_writer w = {&history->text, err, {NULL, 0}, AZO_OK, SIZE_MAX};
     size_t before = history->text.len;
     if (history->count > 0) {
         azoi_buf_char(w.out, ',');
     }
-    azoi_write_message(&w, message, "The message");
+    azoi_write_message(&w, message);
     if (w.result == AZO_OK) {
         w.result = azoi_buf_failed(w.out, err, "The history");
     }
@@ -9394,12 +9391,11 @@ static void azoi_chat_messages_write(azoi_writer *w, const azo_chat_desc *desc) 
         azoi_buf_str(b, azoi_buf_view(&desc->history->text));
     }
     for (size_t i = 0; i < desc->message_count && w->result == AZO_OK && desc->messages != NULL; i++) {
-        char where[32];
-        snprintf(where, sizeof where, "messages[%zu]", i);
         if (count + i > 0) {
             azoi_buf_char(b, ',');
         }
-        azoi_write_message(w, &desc->messages[i], where);
+        w->message = i;
+        azoi_write_message(w, &desc->messages[i]);
     }
     azoi_buf_char(b, ']');
     if (count == 0 && (desc->message_count == 0 || desc->messages == NULL)) {
@@ -9457,7 +9453,7 @@ static void azoi_chat_tool_choice_write(azoi_writer *w, const char *choice) {
 
 /* Opens the body: extra_json is looked at first, since every field is compared with it. */
 static azoi_writer azoi_write_open(azoi_draft *d, const char *extra_json) {
-    azoi_writer w = {&d->client->scratch, d->error, {NULL, 0}, AZO_OK};
+    azoi_writer w = {&d->client->scratch, d->error, {NULL, 0}, AZO_OK, 0};
     d->body.at = w.out->len;
     if (extra_json != NULL) {
         w.extra = azoi_checked(&w, "extra_json", extra_json, '{');
@@ -10860,7 +10856,7 @@ static azo_str azoi_setting(const char *text, const char *variable, const char *
 
 static void azoi_client_init_bufs(azo_client *c) {
     azoi_buf *const plain[] = {&c->endpoint, &c->deployment, &c->api_version, &c->scope, &c->auth_header,
-                               &c->log_headers, &c->proxy_host, &c->no_proxy};
+                               &c->proxy_host, &c->no_proxy};
     for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++) {
         azoi_buf_init(plain[i], &c->allocator, SIZE_MAX / 2, false);
     }
@@ -10874,7 +10870,7 @@ static void azoi_client_init_bufs(azo_client *c) {
 
 static void azoi_client_free_bufs(azo_client *c) {
     azoi_buf *const all[] = {&c->endpoint,   &c->deployment, &c->api_version, &c->scope,    &c->auth_header,
-                             &c->log_headers, &c->proxy_host, &c->no_proxy,    &c->headers,  &c->proxy_auth,
+                             &c->proxy_host, &c->no_proxy,   &c->headers,     &c->proxy_auth,
                              &c->scratch,    &c->decoded,    &c->input};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         azoi_buf_free(all[i]);
@@ -10971,7 +10967,7 @@ static azo_result azoi_client_set_texts(azo_client *c, const azo_client_desc *de
         return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.auth_header is not the name of a header for a key (%zu "
                          "bytes). Use letters, digits and dashes, and no name that HTTP itself needs.", name.len);
     }
-    return azoi_header_lines(desc->headers, desc->header_count, &c->headers, &c->log_headers, e);
+    return azoi_header_lines(&c->headers, desc->headers, desc->header_count, e);
 }
 
 static bool azoi_watches_grow(azo_client *c, size_t count) {
