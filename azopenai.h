@@ -1212,6 +1212,46 @@ typedef enum azoi_json_kind {
     AZOI_JSON_OBJECT
 } azoi_json_kind;
 
+/* One member of an object, or item of an array, or the whole text. */
+typedef struct azoi_json_entry {
+    azo_str key; /* as it is written; NULL: of an item */
+    azo_str value;
+    size_t behind; /* the entry behind all that is in the value */
+} azoi_json_entry;
+
+enum { AZOI_JSON_MAPPED = 96 }; /* a chat reply has some sixty, a chunk of a stream thirty */
+
+/* What the check of a text saw on its way, in the order of the text, so that nobody needs to look again. Empty where
+ * there was too much. */
+typedef struct azoi_json_map {
+    size_t count;
+    azoi_json_entry entries[AZOI_JSON_MAPPED];
+} azoi_json_map;
+
+/* An object or array that the scanner is in. */
+typedef struct azoi_json_open {
+    char closer;
+    azoi_json_entry *entry;
+} azoi_json_open;
+
+typedef struct azoi_json_scan {
+    const char *end;
+    const char *quotes; /* behind the last quote of the text */
+    const char *bad;
+    azo_str key;        /* of the value that comes next */
+    azoi_json_map *map; /* NULL: nothing is noted, or no more */
+    size_t depth;
+    azoi_json_open open[AZO_MAX_JSON_DEPTH];
+} azoi_json_scan;
+
+/* A walk over the members of an object, or the items of an array, by the map or by scanning. */
+typedef struct azoi_json_cursor {
+    const azoi_json_map *map; /* NULL: by scanning */
+    size_t next;
+    size_t behind;
+    azo_str rest;
+} azoi_json_cursor;
+
 /* ---- http ---- */
 
 /* Views into the text that was split. */
@@ -2547,46 +2587,75 @@ static azo_result azoi_buf_failed(const azoi_buf *b, azo_error *e, const char *w
  * controls and much else for JSON. What passed it is tokenised by jsmn, where values are wanted by name here and there,
  * or, where all of a text is wanted in its order, scanned once more. Object keys are compared as they are written. */
 
-/* ---- scanner: each starts at *at and leaves it behind what was read, or at the first bad byte ---- */
+/* ---- scanner: each returns what lies behind what it read, or NULL, and then s->bad is the first bad byte ---- */
 
-static void azoi_json_space(azo_str text, size_t *at) {
-    while (*at < text.len && azoi_is_space(text.ptr[*at])) {
-        (*at)++;
-    }
+enum {
+    AZOI_JSON_PLAIN = 1, /* ASCII that stands for itself in a string, and is written so */
+    AZOI_JSON_SPACE = 2,
+    AZOI_JSON_ATOM = 4   /* of a number or a word */
+};
+
+static const unsigned char azoi_json_classes[256] = {
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    3, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 5, 1, 5, 5, 1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 1, 1, 1, 1, 1, 1,
+    1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 1, 0, 1, 1, 1,
+    1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 1, 1, 1, 1, 1};
+
+static bool azoi_json_is(char c, unsigned classes) {
+    return (azoi_json_classes[(unsigned char)c] & classes) != 0;
 }
 
-static bool azoi_json_take(azo_str text, size_t *at, char c) {
-    if (*at >= text.len || text.ptr[*at] != c) {
-        return false;
+/* Everything but the stack of what is open. Returns the start of the text. */
+static const char *azoi_json_scan_init(azoi_json_scan *s, azo_str text, azoi_json_map *map) {
+    const char *at = text.len > 0 ? text.ptr : "";
+    s->end = at + text.len;
+    for (s->quotes = s->end; s->quotes > at && s->quotes[-1] != '"';) {
+        s->quotes--;
     }
-    (*at)++;
-    return true;
+    s->bad = NULL;
+    s->key = azoi_view(NULL, 0);
+    s->map = map;
+    s->depth = 0;
+    return at;
 }
 
-static bool azoi_json_digits(azo_str text, size_t *at) {
-    size_t start = *at;
-    while (*at < text.len && azoi_is_digit(text.ptr[*at])) {
-        (*at)++;
-    }
-    return *at > start;
+static const char *azoi_json_scan_bad(azoi_json_scan *s, const char *at) {
+    s->bad = at;
+    return NULL;
 }
 
-static bool azoi_json_scan_number(azo_str text, size_t *at) {
-    azoi_json_take(text, at, '-');
-    if (!azoi_json_take(text, at, '0') && !azoi_json_digits(text, at)) {
-        return false;
+/* The byte at `at`; NUL at the end of the text. */
+static char azoi_json_scan_peek(const azoi_json_scan *s, const char *at) {
+    return at < s->end ? *at : '\0';
+}
+
+static const char *azoi_json_scan_space(const azoi_json_scan *s, const char *at) {
+    while (at < s->end && azoi_json_is(*at, AZOI_JSON_SPACE)) {
+        at++;
     }
-    if (azoi_json_take(text, at, '.') && !azoi_json_digits(text, at)) {
-        return false;
+    return at;
+}
+
+static const char *azoi_json_scan_digits(azoi_json_scan *s, const char *at) {
+    const char *start = at;
+    while (azoi_is_digit(azoi_json_scan_peek(s, at))) {
+        at++;
     }
-    if (*at < text.len && azoi_lower(text.ptr[*at]) == 'e') {
-        (*at)++;
-        if (!azoi_json_take(text, at, '-')) {
-            azoi_json_take(text, at, '+');
-        }
-        return azoi_json_digits(text, at);
+    return at > start ? at : azoi_json_scan_bad(s, at);
+}
+
+static const char *azoi_json_scan_number(azoi_json_scan *s, const char *at) {
+    at += azoi_json_scan_peek(s, at) == '-' ? 1 : 0;
+    at = azoi_json_scan_peek(s, at) == '0' ? at + 1 : azoi_json_scan_digits(s, at);
+    if (at != NULL && azoi_json_scan_peek(s, at) == '.') {
+        at = azoi_json_scan_digits(s, at + 1);
     }
-    return true;
+    if (at == NULL || azoi_lower(azoi_json_scan_peek(s, at)) != 'e') {
+        return at;
+    }
+    at++;
+    char sign = azoi_json_scan_peek(s, at);
+    return azoi_json_scan_digits(s, sign == '-' || sign == '+' ? at + 1 : at);
 }
 
 static const char azoi_json_escapes[] = "\"\\bfnrt/"; /* behind the backslash */
@@ -2610,11 +2679,6 @@ static int32_t azoi_json_code_unit(azo_str s) {
     return code;
 }
 
-/* ASCII that stands for itself in a string. */
-static bool azoi_json_is_plain(char c) {
-    return (unsigned char)(c - 0x20) < 0x60 && c != '"' && c != '\\';
-}
-
 /* How many bytes the character or escape takes; 0: it must not stand in a string. */
 static size_t azoi_json_unit_size(azo_str s) {
     if (s.ptr[0] != '\\') {
@@ -2624,77 +2688,159 @@ static size_t azoi_json_unit_size(azo_str s) {
     return named ? 2 : azoi_json_code_unit(s) >= 0 ? 6 : 0;
 }
 
-static bool azoi_json_scan_string(azo_str text, size_t *at) {
-    size_t i = *at; /* in a register */
-    size_t size = 1;
-    if (!azoi_json_take(text, &i, '"')) {
-        return false;
-    }
-    while (i < text.len && text.ptr[i] != '"' && size > 0) {
-        size = azoi_json_is_plain(text.ptr[i]) ? 1 : azoi_json_unit_size(azoi_skip(text, i));
-        i += size;
-    }
-    *at = i;
-    return azoi_json_take(text, at, '"');
+/* A character or escape of a string. */
+static const char *azoi_json_scan_unit(azoi_json_scan *s, const char *at) {
+    size_t size = at == s->end ? 0 : azoi_json_unit_size(azoi_view(at, (size_t)(s->end - at)));
+    return size > 0 ? at + size : azoi_json_scan_bad(s, at);
 }
 
-static bool azoi_json_scan_scalar(azo_str text, size_t *at) {
-    char first = *at < text.len ? text.ptr[*at] : '\0';
-    const char *word = first == 't' ? "true" : first == 'f' ? "false" : "null";
-    if (first == '"') {
-        return azoi_json_scan_string(text, at);
+static const char *azoi_json_scan_string(azoi_json_scan *s, const char *at) {
+    if (azoi_json_scan_peek(s, at) != '"') {
+        return azoi_json_scan_bad(s, at);
     }
-    if (!azoi_starts(azoi_skip(text, *at), word)) {
-        return azoi_json_scan_number(text, at);
-    }
-    *at += strlen(word);
-    return true;
-}
-
-/* A key, its colon, and the white space round that. */
-static bool azoi_json_scan_key(azo_str text, size_t *at) {
-    if (!azoi_json_scan_string(text, at)) {
-        return false;
-    }
-    azoi_json_space(text, at);
-    if (!azoi_json_take(text, at, ':')) {
-        return false;
-    }
-    azoi_json_space(text, at);
-    return true;
-}
-
-static bool azoi_json_scan_value(azo_str text, size_t *at, unsigned depth) {
-    bool object = azoi_json_take(text, at, '{');
-    if (!object && !azoi_json_take(text, at, '[')) {
-        return azoi_json_scan_scalar(text, at);
-    }
-    if (depth == AZO_MAX_JSON_DEPTH) {
-        (*at)--;
-        return false;
-    }
-    azoi_json_space(text, at);
-    if (azoi_json_take(text, at, object ? '}' : ']')) {
-        return true;
-    }
+    at++;
     do {
-        azoi_json_space(text, at);
-        if ((object && !azoi_json_scan_key(text, at)) || !azoi_json_scan_value(text, at, depth + 1)) {
-            return false;
+        if (at < s->quotes) { /* then a quote is the bound */
+            while (azoi_json_is(*at, AZOI_JSON_PLAIN)) {
+                at++;
+            }
         }
-        azoi_json_space(text, at);
-    } while (azoi_json_take(text, at, ','));
-    return azoi_json_take(text, at, object ? '}' : ']');
+        if (azoi_json_scan_peek(s, at) == '"') {
+            return at + 1;
+        }
+        at = azoi_json_scan_unit(s, at);
+    } while (at != NULL);
+    return at;
+}
+
+/* A key and its colon. */
+static const char *azoi_json_scan_key(azoi_json_scan *s, const char *at) {
+    at = azoi_json_scan_space(s, at);
+    const char *behind = azoi_json_scan_string(s, at);
+    if (behind == NULL) {
+        return NULL;
+    }
+    s->key = azoi_view(at + 1, (size_t)(behind - at) - 2);
+    behind = azoi_json_scan_space(s, behind);
+    return azoi_json_scan_peek(s, behind) == ':' ? behind + 1 : azoi_json_scan_bad(s, behind);
+}
+
+static const char *azoi_json_scan_word(azoi_json_scan *s, const char *at, const char *word, size_t len) {
+    return (size_t)(s->end - at) >= len && memcmp(at, word, len) == 0 ? at + len : azoi_json_scan_bad(s, at);
+}
+
+static const char *azoi_json_scan_scalar(azoi_json_scan *s, const char *at) {
+    switch (azoi_json_scan_peek(s, at)) {
+    case '"':
+        return azoi_json_scan_string(s, at);
+    case 't':
+        return azoi_json_scan_word(s, at, "true", 4);
+    case 'f':
+        return azoi_json_scan_word(s, at, "false", 5);
+    case 'n':
+        return azoi_json_scan_word(s, at, "null", 4);
+    default:
+        return azoi_json_scan_number(s, at);
+    }
+}
+
+/* The value at `at` is noted; NULL: it is not. */
+static azoi_json_entry *azoi_json_scan_note(azoi_json_scan *s, const char *at) {
+    if (s->map == NULL) {
+        return NULL;
+    }
+    if (s->map->count == AZOI_JSON_MAPPED) {
+        s->map->count = 0;
+        s->map = NULL;
+        return NULL;
+    }
+    azoi_json_entry *entry = &s->map->entries[s->map->count];
+    s->map->count++;
+    entry->key = s->key;
+    entry->value.ptr = at;
+    return entry;
+}
+
+/* And so is its end. */
+static void azoi_json_scan_noted(const azoi_json_scan *s, azoi_json_entry *entry, const char *at) {
+    if (s->map != NULL) {
+        entry->value.len = (size_t)(at - entry->value.ptr);
+        entry->behind = s->map->count;
+    }
+}
+
+/* Into the object or array whose bracket is here. */
+static const char *azoi_json_scan_enter(azoi_json_scan *s, const char *at, azoi_json_entry *entry) {
+    if (s->depth == AZO_MAX_JSON_DEPTH) {
+        return azoi_json_scan_bad(s, at);
+    }
+    s->open[s->depth].closer = (char)(*at + 2); /* ASCII has it so */
+    s->open[s->depth].entry = entry;
+    s->depth++;
+    return at + 1;
+}
+
+/* Out of all that end here, and up to what follows. */
+static const char *azoi_json_scan_leave(azoi_json_scan *s, const char *at) {
+    while (s->depth > 0) {
+        const azoi_json_open *open = &s->open[s->depth - 1];
+        at = azoi_json_scan_space(s, at);
+        if (azoi_json_scan_peek(s, at) != open->closer) {
+            break;
+        }
+        at++;
+        s->depth--;
+        azoi_json_scan_noted(s, open->entry, at);
+    }
+    return at;
+}
+
+/* A value with all that is in it: one round for each scalar, and for each bracket that opens an object or array. */
+static const char *azoi_json_scan_value(azoi_json_scan *s, const char *at) {
+    for (;;) {
+        size_t depth = s->depth;
+        at = azoi_json_scan_space(s, at);
+        azoi_json_entry *entry = azoi_json_scan_note(s, at);
+        char first = azoi_json_scan_peek(s, at);
+        bool enters = first == '{' || first == '[';
+        at = enters ? azoi_json_scan_enter(s, at, entry) : azoi_json_scan_scalar(s, at);
+        if (at == NULL) {
+            return NULL;
+        }
+        if (!enters) {
+            azoi_json_scan_noted(s, entry, at);
+        }
+        at = azoi_json_scan_leave(s, at);
+        if (s->depth == 0) {
+            return at;
+        }
+        if (s->depth <= depth) { /* behind a value */
+            if (azoi_json_scan_peek(s, at) != ',') {
+                return azoi_json_scan_bad(s, at);
+            }
+            at++;
+        }
+        if (s->open[s->depth - 1].closer == '}' && (at = azoi_json_scan_key(s, at)) == NULL) {
+            return NULL;
+        }
+    }
+}
+
+/* Whether it is JSON. The map may be NULL. */
+static bool azoi_json_check_map(azo_str text, azoi_json_map *map, size_t *offset) {
+    azoi_json_scan s;
+    const char *start = azoi_json_scan_init(&s, text, map);
+    if (map != NULL) {
+        map->count = 0;
+    }
+    const char *at = azoi_json_scan_value(&s, start);
+    at = at != NULL ? azoi_json_scan_space(&s, at) : s.bad;
+    *offset = (size_t)(at - start);
+    return at == s.end && s.bad == NULL;
 }
 
 static bool azoi_json_check(azo_str text, size_t *offset) {
-    *offset = 0;
-    azoi_json_space(text, offset);
-    if (!azoi_json_scan_value(text, offset, 0)) {
-        return false;
-    }
-    azoi_json_space(text, offset);
-    return *offset == text.len;
+    return azoi_json_check_map(text, NULL, offset);
 }
 
 /* ---- numbers: exactly rounded, whatever decimal point the locale has ---- */
@@ -2775,8 +2921,9 @@ static bool azoi_number_double(azo_str number, double *out) {
 }
 
 static bool azoi_parse_double(azo_str number, double *out) {
-    size_t end = 0;
-    return azoi_json_scan_number(number, &end) && end == number.len && azoi_number_double(number, out);
+    azoi_json_scan s;
+    const char *start = azoi_json_scan_init(&s, number, NULL);
+    return azoi_json_scan_number(&s, start) == s.end && azoi_number_double(number, out);
 }
 
 /* A finite number, with as many digits as it takes to read it back. The locale's decimal point may have several
@@ -3004,9 +3151,9 @@ static azo_str azoi_json_quoted(azo_str *rest, char *unit) {
     if (size == 0) {
         return azoi_view(unit, azoi_utf8_put(unit, 0xfffd));
     }
-    value = (const char *)memchr(azoi_json_escaped, (int)c, AZOI_JSON_MUST_ESCAPE);
+    value = (const char *)memchr(azoi_json_escaped, piece.ptr[0], AZOI_JSON_MUST_ESCAPE);
     if (value == NULL) {
-        return azoi_view(unit, (size_t)snprintf(unit, 7, "\\u%04x", c));
+        return azoi_view(unit, (size_t)snprintf(unit, 7, "\\u%04x", (unsigned)piece.ptr[0]));
     }
     unit[0] = '\\';
     unit[1] = azoi_json_escapes[value - azoi_json_escaped];
@@ -3032,11 +3179,11 @@ static const char *azoi_json_string_end(const char *at) {
     for (;;) {
         do {
             at++;
-        } while (*at != '"' && *at != '\\');
+        } while (azoi_json_is(*at, AZOI_JSON_PLAIN));
         if (*at == '"') {
             return at;
         }
-        at++; /* what is escaped */
+        at += *at == '\\' ? 1 : 0; /* what is escaped */
     }
 }
 
@@ -3051,7 +3198,7 @@ static const char *azoi_json_value_end(const char *at) {
         } else if ((c | 0x20) == '}') { /* or ] */
             depth--;
         } else if (depth == 0) {
-            while (*at > ' ' && *at != ',' && (*at | 0x20) != '}') {
+            while (azoi_json_is(*at, AZOI_JSON_ATOM)) {
                 at++;
             }
             return at;
@@ -3062,7 +3209,7 @@ static const char *azoi_json_value_end(const char *at) {
 }
 
 static const char *azoi_json_value_start(const char *at) {
-    while (azoi_is_space(*at)) {
+    while (azoi_json_is(*at, AZOI_JSON_SPACE)) {
         at++;
     }
     return at;
@@ -3079,9 +3226,9 @@ static bool azoi_json_step(azo_str *rest, azo_str *key, azo_str *value) {
         return false;
     }
     if (key != NULL) {
-        const char *colon = azoi_json_value_end(at);
-        *key = azoi_view(at + 1, (size_t)(colon - at) - 2);
-        at = azoi_json_value_start(azoi_json_value_start(colon) + 1);
+        const char *quote = azoi_json_string_end(at);
+        *key = azoi_view(at + 1, (size_t)(quote - at) - 1);
+        at = azoi_json_value_start(azoi_json_value_start(quote + 1) + 1);
     }
     const char *behind = azoi_json_value_end(at);
     *value = azoi_view(at, (size_t)(behind - at));
@@ -3106,6 +3253,43 @@ static bool azoi_json_pick(azo_str in, azo_str name, uint64_t index, azo_str *va
 
 static bool azoi_json_find(azo_str object, const char *name, azo_str *value) {
     return azoi_json_pick(object, azo_s(name), 0, value);
+}
+
+/* Over a value that begins with `open`, over nothing where it does not. The map is of a text that the value lies in. */
+static azoi_json_cursor azoi_json_over(const azoi_json_map *map, azo_str value, char open) {
+    azoi_json_cursor c = {NULL, 0, map != NULL ? map->count : 0, azoi_view(NULL, 0)};
+    if (value.len == 0 || value.ptr[0] != open) {
+        return c;
+    }
+    c.rest = value;
+    while (c.next < c.behind) { /* entries lie in the order of their values */
+        size_t middle = c.next + (c.behind - c.next) / 2;
+        const azoi_json_entry *e = &map->entries[middle];
+        if (e->value.ptr == value.ptr) {
+            c.map = map;
+            c.next = middle + 1;
+            c.behind = e->behind;
+            return c;
+        }
+        *(e->value.ptr < value.ptr ? &c.next : &c.behind) = middle + (e->value.ptr < value.ptr ? 1 : 0);
+    }
+    return c;
+}
+
+static bool azoi_json_each(azoi_json_cursor *c, azo_str *key, azo_str *value) {
+    if (c->map == NULL) {
+        return azoi_json_step(&c->rest, key, value);
+    }
+    if (c->next == c->behind) {
+        return false;
+    }
+    const azoi_json_entry *e = &c->map->entries[c->next];
+    if (key != NULL) {
+        *key = e->key;
+    }
+    *value = e->value;
+    c->next = e->behind;
+    return true;
 }
 
 /* "[3]", "name" or ".name" off the front of *path; false if it is none of them. */
@@ -3182,8 +3366,9 @@ static azo_result azoi_json_into(azo_str text, bool quote, char *buf, size_t cap
 }
 
 AZO_API azo_result azo_json_text(azo_str value, char *buf, size_t cap, size_t *len) {
-    size_t at = 0;
-    bool ok = azoi_json_scan_string(value, &at) && at == value.len;
+    azoi_json_scan s;
+    const char *start = azoi_json_scan_init(&s, value, NULL);
+    bool ok = azoi_json_scan_string(&s, start) == s.end;
     azo_str inner = ok ? azoi_view(value.ptr + 1, value.len - 2) : azoi_view(NULL, 0);
     azo_result result = azoi_json_into(inner, false, buf, cap, len);
     return ok ? result : AZO_ERR_JSON;
@@ -9634,14 +9819,14 @@ static azo_str azoi_inside(azo_str string) {
 }
 
 /* The members of these names, in one pass; NULL where one is not there or null. The first of equal ones counts. */
-static void azoi_pick(azo_str object, const azo_str *names, size_t count, azo_str *values) {
-    azo_str rest = azoi_is(object, '{') ? object : azoi_view(NULL, 0);
+static void azoi_pick(const azoi_json_map *map, azo_str object, const azo_str *names, size_t count, azo_str *values) {
+    azoi_json_cursor members = azoi_json_over(map, object, '{');
     azo_str key;
     azo_str value;
     for (size_t i = 0; i < count; i++) {
         values[i] = azoi_view(NULL, 0);
     }
-    while (azoi_json_step(&rest, &key, &value)) {
+    while (azoi_json_each(&members, &key, &value)) {
         for (size_t i = 0; i < count; i++) {
             if (azoi_same(key, names[i])) {
                 values[i] = values[i].ptr == NULL && value.ptr[0] != 'n' ? value : values[i];
@@ -9651,9 +9836,9 @@ static void azoi_pick(azo_str object, const azo_str *names, size_t count, azo_st
     }
 }
 
-static azo_result azoi_check_answer(azo_request *job, azo_str text) {
+static azo_result azoi_check_answer(azo_request *job, azo_str text, azoi_json_map *map) {
     size_t offset;
-    if (azoi_json_check(text, &offset)) {
+    if (azoi_json_check_map(text, map, &offset)) {
         return AZO_OK;
     }
     job->error.json_offset = offset;
@@ -9668,6 +9853,7 @@ typedef struct azoi_walk {
     azoi_buf *texts; /* of the step's event */
     azo_str chunk;
     unsigned steps;
+    azoi_json_map map; /* of the chunk */
 } azoi_walk;
 
 /* Counts a step; true: it was taken before. */
@@ -9722,7 +9908,7 @@ static void azoi_filter_merge(azoi_buf *out, azo_str fresh, azo_str old) {
     azo_str newer;
     azoi_buf_char(out, '{');
     while (azoi_json_step(&old, &key, &value)) {
-        azoi_pick(fresh, &key, 1, &newer);
+        azoi_pick(NULL, fresh, &key, 1, &newer);
         if (newer.ptr == NULL) {
             azoi_buf_char(out, '"');
             azoi_buf_str(out, key);
@@ -9795,9 +9981,9 @@ static azo_result azoi_walk_tool(azoi_walk *w, azo_str value, int choice, int64_
     azo_str v[4];
     azo_str f[3];
     azo_event event;
-    azoi_pick(value, names, 4, v);
+    azoi_pick(&w->map, value, names, 4, v);
     bool custom = v[3].ptr != NULL;
-    azoi_pick(custom ? v[3] : v[2], inner_names, 3, f);
+    azoi_pick(&w->map, custom ? v[3] : v[2], inner_names, 3, f);
     azo_str arguments = f[custom ? 2 : 1];
     if ((v[0].len <= 2 && f[0].len <= 2 && arguments.len <= 2) || azoi_walk_taken(w)) { /* "" is nothing */
         return AZO_OK;
@@ -9842,10 +10028,10 @@ static azo_result azoi_walk_choice(azoi_walk *w, azo_str value, int64_t position
     if (!azoi_is(value, '{')) {
         return AZO_OK;
     }
-    azoi_pick(value, names, 5, v);
+    azoi_pick(&w->map, value, names, 5, v);
     int64_t index = azoi_count_of(v[0], position);
     bool whole = !azoi_is(v[1], '{');
-    azoi_pick(whole ? v[2] : v[1], message_names, 3, m);
+    azoi_pick(&w->map, whole ? v[2] : v[1], message_names, 3, m);
     azoi_chat_part *c = azoi_chat_part_at(w->job, index, -1);
     if (c == NULL) {
         return w->job->error.code;
@@ -9853,8 +10039,8 @@ static azo_result azoi_walk_choice(azoi_walk *w, azo_str value, int64_t position
     int choice = c->choice;
     azo_result r = azoi_walk_piece(w, m[0], &c->text, AZO_EVENT_TEXT, choice);
     r = r == AZO_OK ? azoi_walk_piece(w, m[1], &c->refusal, AZO_EVENT_REFUSAL, choice) : r;
-    azo_str rest = azoi_is(m[2], '[') ? m[2] : azoi_view(NULL, 0);
-    for (int64_t i = 0; r == AZO_OK && azoi_json_step(&rest, NULL, &call); i++) {
+    azoi_json_cursor calls = azoi_json_over(&w->map, m[2], '[');
+    for (int64_t i = 0; r == AZO_OK && azoi_json_each(&calls, NULL, &call); i++) {
         r = azoi_walk_tool(w, call, choice, whole ? i : -1);
     }
     if (r != AZO_OK) {
@@ -9867,12 +10053,12 @@ static azo_result azoi_walk_choice(azoi_walk *w, azo_str value, int64_t position
 
 /* Of the prompt: an array of {prompt_index, content_filter_results}; choice is -1 in their events. */
 static azo_result azoi_walk_prompt_filters(azoi_walk *w, azo_str filters) {
-    azo_str rest = azoi_is(filters, '[') ? filters : azoi_view(NULL, 0);
+    azoi_json_cursor prompts = azoi_json_over(&w->map, filters, '[');
     azo_str value;
     azo_str results;
     bool kept = false;
     azo_result r = AZO_OK;
-    while (r == AZO_OK && azoi_json_step(&rest, NULL, &value)) {
+    while (r == AZO_OK && azoi_json_each(&prompts, NULL, &value)) {
         if (azoi_json_find(value, "content_filter_results", &results) && azoi_is(results, '{') && !azoi_walk_taken(w)) {
             azoi_buf_str(w->texts, results);
             r = kept ? AZO_OK : azoi_span_set(w->job, &w->chat->prompt_filter, filters);
@@ -9889,7 +10075,7 @@ static azo_result azoi_walk_chunk(azoi_walk *w) {
     azo_str v[7];
     azo_str value;
     azo_event event;
-    azoi_pick(azoi_trim(w->chunk), names, 7, v);
+    azoi_pick(&w->map, azoi_trim(w->chunk), names, 7, v);
     bool named_error = azoi_equal(azoi_buf_view(&w->chat->sse.name), "error") && v[3].ptr == NULL;
     if (v[0].ptr != NULL || named_error) {
         return azoi_refuse(w->job, 0, w->chunk);
@@ -9897,8 +10083,8 @@ static azo_result azoi_walk_chunk(azoi_walk *w) {
     azo_result r = azoi_walk_name(w, v[1], &w->chat->id);
     r = r == AZO_OK ? azoi_walk_name(w, v[2], &w->chat->model) : r;
     r = r == AZO_OK ? azoi_walk_prompt_filters(w, v[5].ptr != NULL ? v[5] : v[6]) : r;
-    azo_str rest = azoi_is(v[3], '[') ? v[3] : azoi_view(NULL, 0);
-    for (int64_t i = 0; r == AZO_OK && azoi_json_step(&rest, NULL, &value); i++) {
+    azoi_json_cursor choices = azoi_json_over(&w->map, v[3], '[');
+    for (int64_t i = 0; r == AZO_OK && azoi_json_each(&choices, NULL, &value); i++) {
         r = azoi_walk_choice(w, value, i);
     }
     r = r == AZO_OK ? azoi_walk_piece(w, v[4], &w->chat->usage, AZO_EVENT_USAGE, 0) : r;
@@ -9912,8 +10098,13 @@ static azo_result azoi_walk_chunk(azoi_walk *w) {
 
 /* PENDING: paused; to be called again with the same text. */
 static azo_result azoi_chat_chunk(azo_request *job, azo_str text) {
-    azoi_walk w = {job, (azoi_chat *)job->data, &job->client->decoded, text, 0};
-    azo_result r = azoi_check_answer(job, text);
+    azoi_walk w;
+    w.job = job;
+    w.chat = (azoi_chat *)job->data;
+    w.texts = &job->client->decoded;
+    w.chunk = text;
+    w.steps = 0;
+    azo_result r = azoi_check_answer(job, text, &w.map);
     r = r == AZO_OK ? azoi_walk_chunk(&w) : r;
     if (r == AZO_OK) {
         w.chat->done = 0;
@@ -10165,7 +10356,7 @@ static void azoi_chat_reply_rest(const azoi_chat *chat, azoi_owned *o, azo_chat_
     reply->model = azoi_owned_put(o, azoi_span_view(arena, &chat->model));
     reply->prompt_filter_json = azoi_owned_put(o, azoi_span_view(arena, &chat->prompt_filter));
     reply->usage_json = usage;
-    azoi_pick(usage, names, 4, v);
+    azoi_pick(NULL, usage, names, 4, v);
     reply->prompt_tokens = azoi_count_of(v[0], -1);
     reply->completion_tokens = azoi_count_of(v[1], -1);
     (void)azoi_json_find(v[2], "cached_tokens", &count);
@@ -10354,7 +10545,7 @@ static azo_result azoi_row_base64(azo_request *job, int64_t row, azo_str text) {
 static azo_result azoi_row(azo_request *job, azo_str value, int64_t position, char *seen) {
     static const azo_str names[] = {{"index", 5}, {"embedding", 9}};
     azo_str v[2];
-    azoi_pick(value, names, 2, v);
+    azoi_pick(NULL, value, names, 2, v);
     int64_t row = azoi_count_of(v[0], position);
     if (row < 0 || (uint64_t)row >= ((azoi_embed *)job->data)->count || seen[row] != 0) {
         return azoi_row_bad(job, row, "has an index that is too large or comes twice");
@@ -10373,11 +10564,11 @@ static azo_result azoi_embed_read(azo_request *job, azo_str body, char *seen) {
     azo_str tokens;
     azo_str value;
     int64_t found = 0;
-    azo_result r = azoi_check_answer(job, body);
+    azo_result r = azoi_check_answer(job, body, NULL);
     if (r != AZO_OK) {
         return r;
     }
-    azoi_pick(azoi_trim(body), names, 3, v);
+    azoi_pick(NULL, azoi_trim(body), names, 3, v);
     if (v[0].ptr != NULL) {
         return azoi_refuse(job, 0, body);
     }
