@@ -1092,8 +1092,10 @@ static inline azo_message azo_same(const azo_chat_reply *reply) {
 
 #ifdef __GNUC__
 #define AZOI_PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
+#define AZOI_APART __attribute__((__noinline__)) /* what is rare is not paid for by what is not */
 #else
 #define AZOI_PRINTF(text, first)
+#define AZOI_APART
 #endif
 
 /* Features. What is left out is compiled all the same, as something that nothing can reach, and dropped. */
@@ -1216,7 +1218,7 @@ typedef enum azoi_json_kind {
 typedef struct azoi_json_entry {
     azo_str key; /* as it is written; NULL: of an item */
     azo_str value;
-    size_t behind; /* the entry behind all that is in the value */
+    struct azoi_json_entry *behind; /* all that is in the value */
 } azoi_json_entry;
 
 enum { AZOI_JSON_MAPPED = 96 }; /* a chat reply has some sixty, a chunk of a stream thirty */
@@ -1224,13 +1226,15 @@ enum { AZOI_JSON_MAPPED = 96 }; /* a chat reply has some sixty, a chunk of a str
 /* What the check of a text saw on its way, in the order of the text, so that nobody needs to look again. Empty where
  * there was too much. */
 typedef struct azoi_json_map {
+    azo_str known; /* an object that passed the check before, and may stand in this text again... */
+    size_t depth;  /* ...inside so many others: then it is not looked into */
     size_t count;
-    azoi_json_entry entries[AZOI_JSON_MAPPED];
+    azoi_json_entry entries[AZOI_JSON_MAPPED + 1]; /* the last one takes what is too much */
 } azoi_json_map;
 
 /* An object or array that the scanner is in. */
 typedef struct azoi_json_open {
-    char closer;
+    int closer;
     azoi_json_entry *entry;
 } azoi_json_open;
 
@@ -1238,17 +1242,17 @@ typedef struct azoi_json_scan {
     const char *end;
     const char *quotes; /* behind the last quote of the text */
     const char *bad;
-    azo_str key;        /* of the value that comes next */
-    azoi_json_map *map; /* NULL: nothing is noted, or no more */
-    size_t depth;
-    azoi_json_open open[AZO_MAX_JSON_DEPTH];
+    const azoi_json_map *map;
+    azoi_json_entry *next; /* for what comes next */
+    azoi_json_entry *last; /* is used for all that follows */
+    azoi_json_entry none;  /* where no map is wanted */
+    azoi_json_open open[AZO_MAX_JSON_DEPTH + 1]; /* the first one is what holds the text itself */
 } azoi_json_scan;
 
 /* A walk over the members of an object, or the items of an array, by the map or by scanning. */
 typedef struct azoi_json_cursor {
-    const azoi_json_map *map; /* NULL: by scanning */
-    size_t next;
-    size_t behind;
+    const azoi_json_entry *next;
+    const azoi_json_entry *behind; /* NULL: by scanning */
     azo_str rest;
 } azoi_json_cursor;
 
@@ -2173,6 +2177,10 @@ static azo_str azoi_skip(azo_str s, size_t count) {
     return count == 0 ? s : azoi_view(s.ptr + count, s.len - count);
 }
 
+static bool azoi_is(azo_str value, char first) {
+    return value.len > 0 && value.ptr[0] == first;
+}
+
 static bool azoi_starts(azo_str s, const char *prefix) {
     size_t len = strlen(prefix);
     return s.len >= len && azoi_equal(azoi_view(s.ptr, len), prefix);
@@ -2605,7 +2613,7 @@ static bool azoi_json_is(char c, unsigned classes) {
     return (azoi_json_classes[(unsigned char)c] & classes) != 0;
 }
 
-/* Everything but the stack of what is open. Returns the start of the text. */
+/* Returns the start of the text. */
 static const char *azoi_json_scan_init(azoi_json_scan *s, azo_str text, azoi_json_map *map) {
     const char *at = text.len > 0 ? text.ptr : "";
     s->end = at + text.len;
@@ -2613,9 +2621,10 @@ static const char *azoi_json_scan_init(azoi_json_scan *s, azo_str text, azoi_jso
         s->quotes--;
     }
     s->bad = NULL;
-    s->key = azoi_view(NULL, 0);
     s->map = map;
-    s->depth = 0;
+    s->next = map != NULL ? map->entries : &s->none;
+    s->last = map != NULL ? map->entries + AZOI_JSON_MAPPED : &s->none;
+    s->open[0].closer = UCHAR_MAX + 1; /* no byte */
     return at;
 }
 
@@ -2629,11 +2638,14 @@ static char azoi_json_scan_peek(const azoi_json_scan *s, const char *at) {
     return at < s->end ? *at : '\0';
 }
 
-static const char *azoi_json_scan_space(const azoi_json_scan *s, const char *at) {
-    while (at < s->end && azoi_json_is(*at, AZOI_JSON_SPACE)) {
-        at++;
+/* Skips white space, and returns what follows it; NUL at the end of the text. */
+static char azoi_json_scan_ahead(const azoi_json_scan *s, const char **at) {
+    for (; *at < s->end; (*at)++) {
+        if (!azoi_json_is(**at, AZOI_JSON_SPACE)) {
+            return **at;
+        }
     }
-    return at;
+    return '\0';
 }
 
 static const char *azoi_json_scan_digits(azoi_json_scan *s, const char *at) {
@@ -2688,49 +2700,54 @@ static size_t azoi_json_unit_size(azo_str s) {
     return named ? 2 : azoi_json_code_unit(s) >= 0 ? 6 : 0;
 }
 
-/* A character or escape of a string. */
-static const char *azoi_json_scan_unit(azoi_json_scan *s, const char *at) {
-    size_t size = at == s->end ? 0 : azoi_json_unit_size(azoi_view(at, (size_t)(s->end - at)));
-    return size > 0 ? at + size : azoi_json_scan_bad(s, at);
+/* While a quote is still to come, it is the only bound that is needed. */
+static const char *azoi_json_scan_plain(const azoi_json_scan *s, const char *at) {
+    if (at < s->quotes) {
+        while (azoi_json_is(*at, AZOI_JSON_PLAIN)) {
+            at++;
+        }
+    }
+    return at;
 }
 
-static const char *azoi_json_scan_string(azoi_json_scan *s, const char *at) {
-    if (azoi_json_scan_peek(s, at) != '"') {
-        return azoi_json_scan_bad(s, at);
+/* The rest of a string, from where something else comes. */
+AZOI_APART
+static const char *azoi_json_scan_units(azoi_json_scan *s, const char *at) {
+    while (azoi_json_scan_peek(s, at) != '"') {
+        size_t size = at == s->end ? 0 : azoi_json_unit_size(azoi_view(at, (size_t)(s->end - at)));
+        if (size == 0) {
+            return azoi_json_scan_bad(s, at);
+        }
+        at = azoi_json_scan_plain(s, at + size);
     }
-    at++;
-    do {
-        if (at < s->quotes) { /* then a quote is the bound */
-            while (azoi_json_is(*at, AZOI_JSON_PLAIN)) {
-                at++;
-            }
-        }
-        if (azoi_json_scan_peek(s, at) == '"') {
-            return at + 1;
-        }
-        at = azoi_json_scan_unit(s, at);
-    } while (at != NULL);
-    return at;
+    return at + 1;
+}
+
+/* From its opening quote, which is here. */
+static const char *azoi_json_scan_string(azoi_json_scan *s, const char *at) {
+    at = azoi_json_scan_plain(s, at + 1);
+    return azoi_json_scan_peek(s, at) == '"' ? at + 1 : azoi_json_scan_units(s, at);
 }
 
 /* A key and its colon. */
 static const char *azoi_json_scan_key(azoi_json_scan *s, const char *at) {
-    at = azoi_json_scan_space(s, at);
+    if (azoi_json_scan_ahead(s, &at) != '"') {
+        return azoi_json_scan_bad(s, at);
+    }
     const char *behind = azoi_json_scan_string(s, at);
     if (behind == NULL) {
         return NULL;
     }
-    s->key = azoi_view(at + 1, (size_t)(behind - at) - 2);
-    behind = azoi_json_scan_space(s, behind);
-    return azoi_json_scan_peek(s, behind) == ':' ? behind + 1 : azoi_json_scan_bad(s, behind);
+    s->next->key = azoi_view(at + 1, (size_t)(behind - at) - 2);
+    return azoi_json_scan_ahead(s, &behind) == ':' ? behind + 1 : azoi_json_scan_bad(s, behind);
 }
 
 static const char *azoi_json_scan_word(azoi_json_scan *s, const char *at, const char *word, size_t len) {
     return (size_t)(s->end - at) >= len && memcmp(at, word, len) == 0 ? at + len : azoi_json_scan_bad(s, at);
 }
 
-static const char *azoi_json_scan_scalar(azoi_json_scan *s, const char *at) {
-    switch (azoi_json_scan_peek(s, at)) {
+static const char *azoi_json_scan_scalar(azoi_json_scan *s, const char *at, char first) {
+    switch (first) {
     case '"':
         return azoi_json_scan_string(s, at);
     case 't':
@@ -2744,83 +2761,60 @@ static const char *azoi_json_scan_scalar(azoi_json_scan *s, const char *at) {
     }
 }
 
-/* The value at `at` is noted; NULL: it is not. */
-static azoi_json_entry *azoi_json_scan_note(azoi_json_scan *s, const char *at) {
-    if (s->map == NULL) {
-        return NULL;
-    }
-    if (s->map->count == AZOI_JSON_MAPPED) {
-        s->map->count = 0;
-        s->map = NULL;
-        return NULL;
-    }
-    azoi_json_entry *entry = &s->map->entries[s->map->count];
-    s->map->count++;
-    entry->key = s->key;
+static azoi_json_entry *azoi_json_scan_begins(azoi_json_scan *s, const char *at) {
+    azoi_json_entry *entry = s->next;
     entry->value.ptr = at;
+    s->next += entry < s->last ? 1 : 0;
     return entry;
 }
 
-/* And so is its end. */
-static void azoi_json_scan_noted(const azoi_json_scan *s, azoi_json_entry *entry, const char *at) {
-    if (s->map != NULL) {
-        entry->value.len = (size_t)(at - entry->value.ptr);
-        entry->behind = s->map->count;
-    }
+static void azoi_json_scan_ends(const azoi_json_scan *s, azoi_json_entry *entry, const char *at) {
+    entry->value.len = (size_t)(at - entry->value.ptr);
+    entry->behind = s->next;
 }
 
-/* Into the object or array whose bracket is here. */
-static const char *azoi_json_scan_enter(azoi_json_scan *s, const char *at, azoi_json_entry *entry) {
-    if (s->depth == AZO_MAX_JSON_DEPTH) {
-        return azoi_json_scan_bad(s, at);
-    }
-    s->open[s->depth].closer = (char)(*at + 2); /* ASCII has it so */
-    s->open[s->depth].entry = entry;
-    s->depth++;
-    return at + 1;
-}
-
-/* Out of all that end here, and up to what follows. */
-static const char *azoi_json_scan_leave(azoi_json_scan *s, const char *at) {
-    while (s->depth > 0) {
-        const azoi_json_open *open = &s->open[s->depth - 1];
-        at = azoi_json_scan_space(s, at);
-        if (azoi_json_scan_peek(s, at) != open->closer) {
-            break;
-        }
-        at++;
-        s->depth--;
-        azoi_json_scan_noted(s, open->entry, at);
-    }
-    return at;
+/* The length of the known object, if that is what begins here. */
+static size_t azoi_json_scan_known(const azoi_json_scan *s, const char *at, size_t depth) {
+    azo_str known = s->map != NULL && s->map->depth == depth ? s->map->known : azoi_view(NULL, 0);
+    return known.len <= (size_t)(s->end - at) && azoi_same(azoi_view(at, known.len), known) ? known.len : 0;
 }
 
 /* A value with all that is in it: one round for each scalar, and for each bracket that opens an object or array. */
 static const char *azoi_json_scan_value(azoi_json_scan *s, const char *at) {
+    azoi_json_open *open = s->open;
     for (;;) {
-        size_t depth = s->depth;
-        at = azoi_json_scan_space(s, at);
-        azoi_json_entry *entry = azoi_json_scan_note(s, at);
-        char first = azoi_json_scan_peek(s, at);
-        bool enters = first == '{' || first == '[';
-        at = enters ? azoi_json_scan_enter(s, at, entry) : azoi_json_scan_scalar(s, at);
-        if (at == NULL) {
-            return NULL;
-        }
-        if (!enters) {
-            azoi_json_scan_noted(s, entry, at);
-        }
-        at = azoi_json_scan_leave(s, at);
-        if (s->depth == 0) {
-            return at;
-        }
-        if (s->depth <= depth) { /* behind a value */
-            if (azoi_json_scan_peek(s, at) != ',') {
-                return azoi_json_scan_bad(s, at);
+        char c = azoi_json_scan_ahead(s, &at);
+        size_t known = c == '{' ? azoi_json_scan_known(s, at, (size_t)(open - s->open)) : 0;
+        bool complete = known > 0 || (c != '{' && c != '[');
+        azoi_json_entry *entry = azoi_json_scan_begins(s, at);
+        if (complete) {
+            at = known > 0 ? at + known : azoi_json_scan_scalar(s, at, c);
+            if (at == NULL) {
+                return NULL;
             }
+            azoi_json_scan_ends(s, entry, at);
+        } else if (open == s->open + AZO_MAX_JSON_DEPTH) {
+            return azoi_json_scan_bad(s, at);
+        } else {
+            open++;
+            open->closer = c + 2; /* ASCII has it so */
+            open->entry = entry;
             at++;
         }
-        if (s->open[s->depth - 1].closer == '}' && (at = azoi_json_scan_key(s, at)) == NULL) {
+        while ((c = azoi_json_scan_ahead(s, &at)) == open->closer) {
+            at++;
+            azoi_json_scan_ends(s, open->entry, at);
+            open--;
+            complete = true;
+        }
+        if (open == s->open) {
+            return at;
+        }
+        if (complete && c != ',') {
+            return azoi_json_scan_bad(s, at);
+        }
+        at += complete ? 1 : 0;
+        if (open->closer == '}' && (at = azoi_json_scan_key(s, at)) == NULL) {
             return NULL;
         }
     }
@@ -2830,13 +2824,13 @@ static const char *azoi_json_scan_value(azoi_json_scan *s, const char *at) {
 static bool azoi_json_check_map(azo_str text, azoi_json_map *map, size_t *offset) {
     azoi_json_scan s;
     const char *start = azoi_json_scan_init(&s, text, map);
-    if (map != NULL) {
-        map->count = 0;
-    }
     const char *at = azoi_json_scan_value(&s, start);
-    at = at != NULL ? azoi_json_scan_space(&s, at) : s.bad;
-    *offset = (size_t)(at - start);
-    return at == s.end && s.bad == NULL;
+    bool ok = at != NULL && azoi_json_scan_ahead(&s, &at) == '\0' && at == s.end;
+    *offset = (size_t)((at != NULL ? at : s.bad) - start);
+    if (map != NULL) {
+        map->count = s.next < s.last ? (size_t)(s.next - map->entries) : 0;
+    }
+    return ok;
 }
 
 static bool azoi_json_check(azo_str text, size_t *offset) {
@@ -3257,38 +3251,38 @@ static bool azoi_json_find(azo_str object, const char *name, azo_str *value) {
 
 /* Over a value that begins with `open`, over nothing where it does not. The map is of a text that the value lies in. */
 static azoi_json_cursor azoi_json_over(const azoi_json_map *map, azo_str value, char open) {
-    azoi_json_cursor c = {NULL, 0, map != NULL ? map->count : 0, azoi_view(NULL, 0)};
-    if (value.len == 0 || value.ptr[0] != open) {
+    azoi_json_cursor c = {NULL, NULL, azoi_view(NULL, 0)};
+    if (!azoi_is(value, open)) {
         return c;
     }
+    const azoi_json_entry *low = map != NULL ? map->entries : NULL;
+    size_t count = map != NULL ? map->count : 0;
+    while (count > 1) { /* entries lie in the order of their values */
+        size_t half = count / 2;
+        bool later = low[half].value.ptr <= value.ptr;
+        low += later ? half : 0;
+        count = later ? count - half : half;
+    }
     c.rest = value;
-    while (c.next < c.behind) { /* entries lie in the order of their values */
-        size_t middle = c.next + (c.behind - c.next) / 2;
-        const azoi_json_entry *e = &map->entries[middle];
-        if (e->value.ptr == value.ptr) {
-            c.map = map;
-            c.next = middle + 1;
-            c.behind = e->behind;
-            return c;
-        }
-        *(e->value.ptr < value.ptr ? &c.next : &c.behind) = middle + (e->value.ptr < value.ptr ? 1 : 0);
+    if (count > 0 && low->value.ptr == value.ptr && low->behind > low + 1) {
+        c.next = low + 1;
+        c.behind = low->behind;
     }
     return c;
 }
 
 static bool azoi_json_each(azoi_json_cursor *c, azo_str *key, azo_str *value) {
-    if (c->map == NULL) {
+    if (c->behind == NULL) {
         return azoi_json_step(&c->rest, key, value);
     }
     if (c->next == c->behind) {
         return false;
     }
-    const azoi_json_entry *e = &c->map->entries[c->next];
     if (key != NULL) {
-        *key = e->key;
+        *key = c->next->key;
     }
-    *value = e->value;
-    c->next = e->behind;
+    *value = c->next->value;
+    c->next = c->next->behind;
     return true;
 }
 
@@ -3368,7 +3362,7 @@ static azo_result azoi_json_into(azo_str text, bool quote, char *buf, size_t cap
 AZO_API azo_result azo_json_text(azo_str value, char *buf, size_t cap, size_t *len) {
     azoi_json_scan s;
     const char *start = azoi_json_scan_init(&s, value, NULL);
-    bool ok = azoi_json_scan_string(&s, start) == s.end;
+    bool ok = azoi_is(value, '"') && azoi_json_scan_string(&s, start) == s.end;
     azo_str inner = ok ? azoi_view(value.ptr + 1, value.len - 2) : azoi_view(NULL, 0);
     azo_result result = azoi_json_into(inner, false, buf, cap, len);
     return ok ? result : AZO_ERR_JSON;
@@ -9809,10 +9803,6 @@ static int64_t azoi_chat_tool_guess(const azoi_chat *chat, int choice, azo_str i
  * behind a step; after it the chunk is walked again, and the steps that were taken are passed over. So whether
  * something is a step must depend on the chunk alone. */
 
-static bool azoi_is(azo_str value, char first) {
-    return value.len > 0 && value.ptr[0] == first;
-}
-
 /* Of a string, as it is written. */
 static azo_str azoi_inside(azo_str string) {
     return azoi_view(string.ptr + 1, string.len - 2);
@@ -10104,6 +10094,8 @@ static azo_result azoi_chat_chunk(azo_request *job, azo_str text) {
     w.texts = &job->client->decoded;
     w.chunk = text;
     w.steps = 0;
+    w.map.known = w.chat->count > 0 ? azoi_span_view(&w.chat->arena, &w.chat->parts[0].filter) : azoi_view(NULL, 0);
+    w.map.depth = 3; /* the answer, its choices, and the choice that it is of */
     azo_result r = azoi_check_answer(job, text, &w.map);
     r = r == AZO_OK ? azoi_walk_chunk(&w) : r;
     if (r == AZO_OK) {
