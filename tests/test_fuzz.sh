@@ -40,7 +40,7 @@ has_fuzzer() {
 runs() {
     case $1 in
     exchange) echo 300 ;;
-    chat | embed | proxy | refusal | request | stream | token | url) echo 1000 ;;
+    chat | embed | proxy | refusal | request | state | stream | token | url) echo 1000 ;;
     *) echo 5000 ;;
     esac
 }

@@ -34,6 +34,8 @@
 
 #include "exchange.h"
 
+#include "state.h"
+
 typedef struct fuzz_target {
     const char *name;
     void (*run)(unsigned char steer, azo_str bytes);
@@ -46,7 +48,8 @@ static const fuzz_target fuzz_targets[] = {
     {"body", fuzz_body},           {"sse", fuzz_sse},             {"wait", fuzz_wait},
     {"chat", fuzz_chat},           {"stream", fuzz_stream},       {"embed", fuzz_embed},
     {"token", fuzz_token},         {"refusal", fuzz_refusal},     {"proxy", fuzz_proxy},
-    {"url", fuzz_url},             {"request", fuzz_request},     {"exchange", fuzz_exchange}
+    {"url", fuzz_url},             {"request", fuzz_request},     {"exchange", fuzz_exchange},
+    {"state", fuzz_state}
 };
 /* clang-format on */
 

@@ -21,7 +21,7 @@ case ${1:-} in
     memory=1
     sanitize=memory
     program=$build/fuzz_memory
-    all=$(echo "$all" | grep -v -x -e proxy -e pem)
+    all=$(echo "$all" | grep -v -x -e proxy -e pem -e state)
     shift
     ;;
 --seeds)
