@@ -95,9 +95,26 @@ public_includes() {
     $cc -std=c99 -I. -M "$dir/declared.c" | tr ' \\' '\n\n' | sed -n 's|.*/\(.*\.h\)$|\1|p' >"$dir/included"
     nothing "$(grep -E '^(stdio|stdlib|string|errno|poll|unistd|socket|netdb|jsmn|ssl)\.h$' "$dir/included")"
 }
+# Files that are compiled with other switches must still agree on every type and prototype: a switch may take whole ones
+# away, but what is left has to be as without it.
+declarations() {
+    $cc -std=c99 -I. "-D$1=64" -E -P "$dir/declared.c" | sed 's/static __attribute__((unused))/extern/' |
+        awk '{ text = text " " $0; depth += gsub(/{/, "{") - gsub(/}/, "}") }
+            depth == 0 && /;$/ { print text; text = "" }' | sort
+}
+same_declarations() {
+    declarations NOTHING >"$dir/declarations"
+    grep -q ' azo_client_open(' "$dir/declarations" || return 1
+    for switch in $(grep -o -E '\b(AZO_(NO|DEFAULT|MAX)_[A-Z0-9_]+|AZO_STATIC|AZO_JSMN_HEADER)\b' azopenai.h |
+        sort -u) NDEBUG _GNU_SOURCE _FILE_OFFSET_BITS JSMN_PARENT_LINKS; do
+        changed=$(declarations "$switch" | comm -13 "$dir/declarations" -)
+        [ -z "$changed" ] || { echo "$switch: $changed"; return 1; }
+    done
+}
 check 'leaves no private macro behind' private_macros
 check 'defines only AZO_ macros, implemented' foreign_macros implemented
 check 'defines only AZO_ macros, declared' foreign_macros declared
+check 'no switch changes a declaration' same_declarations
 check 'the public half includes only stdbool, stddef and stdint' public_includes
 
 # ---- Another jsmn in the same file
