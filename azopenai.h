@@ -2374,6 +2374,21 @@ static unsigned azoi_base64_value(char c) {
     return at < sizeof values ? values[at] : 255;
 }
 
+/* Four digits are three bytes; false: not all of them are digits. */
+static bool azoi_base64_four(const char *digits, unsigned char *out) {
+    unsigned a = azoi_base64_value(digits[0]);
+    unsigned b = azoi_base64_value(digits[1]);
+    unsigned c = azoi_base64_value(digits[2]);
+    unsigned d = azoi_base64_value(digits[3]);
+    if ((a | b | c | d) > 63) {
+        return false;
+    }
+    out[0] = (unsigned char)(a << 2 | b >> 4);
+    out[1] = (unsigned char)((b & 15) << 4 | c >> 2);
+    out[2] = (unsigned char)((c & 3) << 6 | d);
+    return true;
+}
+
 /* White space is skipped, and padding may be missing. */
 static bool azoi_base64_decode(azo_str text, unsigned char *out, size_t cap, size_t *len) {
     unsigned word = 0;
@@ -2382,6 +2397,11 @@ static bool azoi_base64_decode(azo_str text, unsigned char *out, size_t cap, siz
     size_t i;
     *len = 0;
     for (i = 0; i < text.len; i++) {
+        while (bits == 0 && !padded && text.len - i > 4 && cap - *len >= 3 &&
+               azoi_base64_four(text.ptr + i, out + *len)) {
+            i += 4;
+            *len += 3;
+        }
         unsigned value = azoi_base64_value(text.ptr[i]);
         if (value == 255 && (text.ptr[i] == '=' || azoi_is_space(text.ptr[i]))) {
             padded = padded || text.ptr[i] == '=';
