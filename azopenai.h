@@ -1168,6 +1168,15 @@ typedef struct azoi_buf {
     azo_result failed; /* AZO_OK, AZO_ERR_MEMORY or AZO_ERR_LIMIT */
 } azoi_buf;
 
+enum { AZOI_SPARE_COUNT = 6, AZOI_SPARE_BYTES = 16384 };
+
+/* An allocator that keeps the largest of the smaller blocks that come back, for azoi_take. */
+typedef struct azoi_spares {
+    azo_allocator below;
+    void *blocks[AZOI_SPARE_COUNT]; /* NULL: none */
+    size_t sizes[AZOI_SPARE_COUNT];
+} azoi_spares;
+
 /* A member of a ring, or its head. */
 typedef struct azoi_link {
     struct azoi_link *prev;
@@ -1606,6 +1615,7 @@ struct azo_request {
     azoi_timer timer;
     azo_client *client; /* NULL: the client was closed */
     azo_allocator allocator;
+    azo_allocator spares; /* of its buffers: the client's, as long as there is one */
     size_t block_size;
     const azoi_job_ops *ops;
     void *data; /* of its kind */
@@ -1771,6 +1781,7 @@ struct azo_client {
     azoi_link jobs;     /* all requests */
     azoi_link finished; /* those that azo_next has not named yet */
 
+    azoi_spares spares; /* of the buffers of requests */
     azoi_buf scratch;  /* azo_X_begin builds here */
     azoi_buf decoded;  /* event texts, valid during one callback */
     azoi_buf input;    /* AZOI_READ_SIZE bytes of room for one read, from the first on */
@@ -1793,7 +1804,7 @@ typedef struct azoi_owned {
     azo_allocator allocator;
     size_t size;
     char *at;      /* where the next text goes while it is filled */
-    azoi_buf body; /* taken over from the request */
+    azoi_buf body; /* taken over from the request: a large one */
     float *vectors;
     size_t vectors_size;
 } azoi_owned;
@@ -1839,9 +1850,9 @@ typedef struct azoi_chat {
     bool ended;       /* [DONE] */
     size_t total;     /* bytes of text so far, against max_response */
     azoi_buf arena;
-    azoi_chat_part *parts; /* by choice and tool: the calls of a choice follow it */
+    azoi_buf table;
+    azoi_chat_part *parts; /* in the table, by choice and tool: the calls of a choice follow it */
     size_t count;
-    size_t cap;
     azoi_span id;
     azoi_span model;
     azoi_span prompt_filter;
@@ -1929,6 +1940,56 @@ static bool azoi_product(size_t a, size_t b, size_t *out) {
     return a == 0 || *out / a == b;
 }
 
+/* ---- spares ---- */
+
+/* The resize hook. */
+static void *azoi_spares_resize(void *ptr, size_t old_size, size_t new_size, void *user_data) {
+    azoi_spares *s = (azoi_spares *)user_data;
+    size_t least = 0;
+    for (size_t i = 1; i < AZOI_SPARE_COUNT; i++) {
+        least = s->sizes[i] < s->sizes[least] ? i : least;
+    }
+    if (new_size == 0 && old_size <= AZOI_SPARE_BYTES && old_size > s->sizes[least]) {
+        void *kept = s->blocks[least];
+        size_t kept_size = s->sizes[least];
+        s->blocks[least] = ptr;
+        s->sizes[least] = old_size;
+        ptr = kept;
+        old_size = kept_size;
+    }
+    return azoi_resize(&s->below, ptr, old_size, new_size);
+}
+
+static azo_allocator azoi_spares_allocator(azoi_spares *s) {
+    azo_allocator a = {s, azoi_spares_resize};
+    return a;
+}
+
+static void azoi_spares_free(azoi_spares *s) {
+    for (size_t i = 0; i < AZOI_SPARE_COUNT; i++) {
+        azoi_free(&s->below, s->blocks[i], s->sizes[i]);
+    }
+}
+
+/* For those who can use more than they need: raises *size to what the block has. */
+static void *azoi_take(const azo_allocator *a, size_t *size) {
+    azoi_spares *s = a->resize == azoi_spares_resize ? (azoi_spares *)a->user_data : NULL;
+    size_t best = AZOI_SPARE_COUNT;
+    for (size_t i = 0; s != NULL && i < AZOI_SPARE_COUNT; i++) {
+        if (s->sizes[i] >= *size && (best == AZOI_SPARE_COUNT || s->sizes[i] < s->sizes[best])) {
+            best = i;
+        }
+    }
+    if (best == AZOI_SPARE_COUNT) {
+        return azoi_resize(a, NULL, 0, *size);
+    }
+    void *block = s->blocks[best];
+    *size = s->sizes[best];
+    s->blocks[best] = NULL;
+    s->sizes[best] = 0;
+    return block;
+}
+
 /* ---- azoi_buf: no text that is added may lie in the buffer itself ---- */
 
 static void azoi_buf_init(azoi_buf *b, const azo_allocator *a, size_t max, bool secret) {
@@ -1940,7 +2001,7 @@ static void azoi_buf_init(azoi_buf *b, const azo_allocator *a, size_t max, bool 
 
 /* Not by realloc, which would leave a copy of a secret behind. */
 static bool azoi_buf_move(azoi_buf *b, size_t cap) {
-    char *data = (char *)azoi_resize(b->allocator, NULL, 0, cap);
+    char *data = (char *)azoi_take(b->allocator, &cap);
     if (data == NULL) {
         b->failed = AZO_ERR_MEMORY;
         return false;
@@ -2158,9 +2219,8 @@ static bool azoi_alike(const char *a, const char *b, size_t len) {
     return i == len;
 }
 
-/* In two functions, so that the first test, which decides nearly always, is made without a call. */
 static bool azoi_same_ci(azo_str a, azo_str b) {
-    return a.len == b.len && azoi_alike(a.ptr, b.ptr, a.len);
+    return a.len == b.len && (azoi_same(a, b) || azoi_alike(a.ptr, b.ptr, a.len));
 }
 
 static bool azoi_equal(azo_str a, const char *b) {
@@ -3560,11 +3620,14 @@ static bool azoi_location_host(azo_str location, azo_str *host) {
 static bool azoi_is_token(azo_str s) {
     /* A bit for each of: letters, digits, and any of !#$%&'*+-.^_`|~ */
     static const uint32_t allowed[8] = {0, 0x03ff6cfa, 0xc7fffffe, 0x57ffffff, 0, 0, 0, 0};
-    size_t i = 0;
-    while (i < s.len && (allowed[(unsigned char)s.ptr[i] / 32] >> (unsigned char)s.ptr[i] % 32 & 1) != 0) {
-        i++;
+    for (size_t i = 0; i < s.len; i++) {
+        unsigned char c = (unsigned char)s.ptr[i];
+        bool usual = (c >= 'a' && c <= 'z') || c == '-';
+        if (!usual && (allowed[c / 32] >> c % 32 & 1) == 0) {
+            return false;
+        }
     }
-    return i == s.len && i > 0;
+    return s.len > 0;
 }
 
 static bool azoi_header_ok(azo_str name, azo_str value) {
@@ -6365,6 +6428,7 @@ static void azoi_job_orphan(azo_request *job) {
     azoi_timer_detach(&job->client->pump, &job->timer);
     azoi_link_leave(&job->node.link);
     azoi_link_leave(&job->link);
+    job->spares = job->allocator;
     job->client = NULL;
     job->slot = NULL;
 }
@@ -6375,7 +6439,6 @@ static void azoi_job_free(azo_request *job) {
         azoi_cap_leave(job);
         bool unused = job->conn != NULL && job->conn->state == AZOI_CONN_READY;
         azoi_job_drop_conn(job, unused ? AZOI_RELEASE_REUSE : AZOI_RELEASE_KILL);
-        azoi_job_orphan(job);
     }
     if (job->ops->drop != NULL) {
         job->ops->drop(job);
@@ -6383,6 +6446,9 @@ static void azoi_job_free(azo_request *job) {
     azoi_buf_free(&job->head_text);
     azoi_buf_free(&job->body);
     azoi_buf_free(&job->held);
+    if (job->client != NULL) {
+        azoi_job_orphan(job);
+    }
     azo_allocator allocator = job->allocator;
     size_t texts = (size_t)(job->spec.origin.host.ptr - (char *)job); /* among them header values and a client secret */
     azoi_wipe((char *)job + texts, job->block_size - texts);
@@ -7253,6 +7319,7 @@ static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_req
     job->block_size = size;
     job->client = c;
     job->allocator = c->allocator;
+    job->spares = azoi_spares_allocator(&c->spares);
     job->node.advance = azoi_job_advance;
     if (!azoi_timer_attach(&c->pump, &job->timer, &job->node)) {
         azoi_free(&c->allocator, job, size);
@@ -7266,9 +7333,9 @@ static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_req
     job->policy = *spec->policy;
     job->retries_left = spec->max_retries > 0 ? spec->max_retries : 0;
     azoi_error_clear(&job->error);
-    azoi_buf_init(&job->head_text, &job->allocator, c->max_header, spec->secret_body);
-    azoi_buf_init(&job->body, &job->allocator, spec->max_body, spec->secret_body);
-    azoi_buf_init(&job->held, &job->allocator, SIZE_MAX / 2, false);
+    azoi_buf_init(&job->head_text, &job->spares, c->max_header, spec->secret_body);
+    azoi_buf_init(&job->body, &job->spares, spec->max_body, spec->secret_body);
+    azoi_buf_init(&job->held, &job->spares, SIZE_MAX / 2, false);
     job->authorized = spec->ops->authorize == NULL;
     azoi_pump_tick(&c->pump);
     job->total_by = azoi_deadline(c->pump.now, spec->total_ms);
@@ -8521,18 +8588,25 @@ static void azoi_owned_free(azoi_owned *o) {
     }
 }
 
+/* Then it is copied into the reply, and its block serves the next request. */
+static bool azoi_body_is_small(const azo_request *job) {
+    return job->body.cap <= AZOI_SPARE_BYTES;
+}
+
 /* What stands behind the head of the block: the reply, and then its tables. */
 static void *azoi_owned_reply(azoi_owned *o) {
     return (char *)o + azoi_aligned(sizeof *o);
 }
 
-/* The block of job's reply, with room for the reply and its tables, for `texts` bytes of text (NULs included), and for
- * the headers, twice. Returns the reply, zeroed but for its owner; NULL: no memory, as job->error says. */
+/* The block of job's reply, with room for the reply and its tables, for `texts` bytes of text (NULs included), for the
+ * headers, twice, and for a small body. Returns the reply, zeroed but for its owner; NULL: no memory, as job->error
+ * says. */
 static void *azoi_owned_new(azo_request *job, size_t tables, size_t texts) {
     size_t head = azoi_aligned(sizeof(azoi_owned)) + azoi_aligned(tables);
+    size_t body = azoi_body_is_small(job) ? job->body.len + 1 : 0;
     size_t size;
     azoi_owned *o = NULL;
-    if (azoi_sum(head + 2 * (job->head.headers.len + 1), texts, &size)) {
+    if (azoi_sum(head + 2 * (job->head.headers.len + 1) + body, texts, &size)) {
         o = (azoi_owned *)azoi_resize(&job->allocator, NULL, 0, size);
     }
     if (o == NULL) {
@@ -8631,10 +8705,12 @@ static void azoi_owned_http(azoi_owned *o, azo_request *job, bool with_body, azo
         return;
     }
     azoi_owned_headers(o, headers, http);
-    if (with_body) {
+    if (with_body && azoi_body_is_small(job)) {
+        http->body = azoi_owned_put(o, azoi_buf_view(&job->body));
+    } else if (with_body) {
         o->body = job->body;
         o->body.allocator = &o->allocator;
-        azoi_buf_init(&job->body, &job->allocator, job->spec.max_body, false);
+        azoi_buf_init(&job->body, &job->spares, job->spec.max_body, false);
         http->body = azoi_buf_view(&o->body);
     }
 }
@@ -9349,10 +9425,7 @@ static void azoi_write_fail(azoi_writer *w, azo_result result) {
 
 /* A member's name, with the comma before it. */
 static void azoi_name(azoi_buf *b, const char *name) {
-    if (b->len > 0 && b->data[b->len - 1] != '{') {
-        azoi_buf_char(b, ',');
-    }
-    azoi_buf_char(b, '"');
+    azoi_buf_puts(b, b->len > 0 && b->data[b->len - 1] != '{' ? ",\"" : "\"");
     azoi_buf_puts(b, name);
     azoi_buf_puts(b, "\":");
 }
@@ -9782,17 +9855,12 @@ static azoi_chat_part *azoi_chat_part_at(azo_request *job, int64_t choice, int64
                         (long long)tool);
         return NULL;
     }
-    if (chat->count == chat->cap) {
-        size_t cap = chat->cap == 0 ? 4 : chat->cap * 2; /* the indices are bounded */
-        void *parts = azoi_resize(&job->allocator, chat->parts, chat->cap * sizeof *chat->parts,
-                                  cap * sizeof *chat->parts);
-        if (parts == NULL) {
-            (void)azoi_memory(&job->error);
-            return NULL;
-        }
-        chat->parts = (azoi_chat_part *)parts;
-        chat->cap = cap;
+    if (!azoi_buf_reserve(&chat->table, sizeof *chat->parts)) {
+        (void)azoi_memory(&job->error);
+        return NULL;
     }
+    chat->table.len += sizeof *chat->parts;
+    chat->parts = (azoi_chat_part *)(void *)chat->table.data;
     memmove(chat->parts + i + 1, chat->parts + i, (chat->count - i) * sizeof *chat->parts);
     memset(chat->parts + i, 0, sizeof *chat->parts);
     chat->parts[i].choice = (int)choice;
@@ -10129,14 +10197,15 @@ static azo_result azoi_chat_chunk(azo_request *job, azo_str text) {
 static void azoi_chat_open(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
     chat->mode = job->ops->data != NULL ? AZOI_STREAM_UNKNOWN : AZOI_STREAM_WHOLE;
-    azoi_buf_init(&chat->arena, &job->allocator, SIZE_MAX / 2, false);
-    azoi_sse_init(&chat->sse, &job->allocator, job->client->max_event);
+    azoi_buf_init(&chat->arena, &job->spares, SIZE_MAX / 2, false);
+    azoi_buf_init(&chat->table, &job->spares, AZOI_MAX_PARTS * sizeof(azoi_chat_part), false);
+    azoi_sse_init(&chat->sse, &job->spares, job->client->max_event);
 }
 
 static void azoi_chat_drop(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
     azoi_owned_free(chat->answer.owned);
-    azoi_free(&job->allocator, chat->parts, chat->cap * sizeof *chat->parts);
+    azoi_buf_free(&chat->table);
     azoi_buf_free(&chat->arena);
     azoi_sse_free(&chat->sse);
 }
@@ -10799,7 +10868,7 @@ static void azoi_raw_restart(azo_request *job) {
     raw->answer.owned = NULL;
     raw->mode = AZOI_STREAM_UNKNOWN;
     raw->ended = false;
-    azoi_sse_init(&raw->sse, &job->allocator, job->client->max_event);
+    azoi_sse_init(&raw->sse, &job->spares, job->client->max_event);
 }
 
 static const azoi_job_ops azoi_raw_ops = {
@@ -11069,6 +11138,7 @@ static void azoi_client_init_bufs(azo_client *c) {
     azoi_buf_init(&c->decoded, &c->allocator, SIZE_MAX / 2, false);
     azoi_buf_init(&c->input, &c->allocator, SIZE_MAX / 2, true);
     c->tokens.allocator = &c->allocator;
+    c->spares.below = c->allocator;
 }
 
 static void azoi_client_free_bufs(azo_client *c) {
@@ -11078,6 +11148,7 @@ static void azoi_client_free_bufs(azo_client *c) {
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         azoi_buf_free(all[i]);
     }
+    azoi_spares_free(&c->spares);
     azoi_free(&c->allocator, c->tokens.data, c->tokens.cap * sizeof *c->tokens.data);
     azoi_free(&c->allocator, c->watches, c->watch_cap * sizeof *c->watches);
 }
