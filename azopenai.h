@@ -1168,7 +1168,7 @@ typedef struct azoi_buf {
     azo_result failed; /* AZO_OK, AZO_ERR_MEMORY or AZO_ERR_LIMIT */
 } azoi_buf;
 
-enum { AZOI_SPARE_COUNT = 6, AZOI_SPARE_BYTES = 16384 };
+enum { AZOI_SPARE_COUNT = 6, AZOI_SPARE_BYTES = 4096 };
 
 /* An allocator that keeps the largest of the smaller blocks that come back, for azoi_take. */
 typedef struct azoi_spares {
