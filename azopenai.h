@@ -5617,6 +5617,9 @@ static bool azoi_tls_again(azoi_stream *s, int ret) {
 
 static azo_result azoi_tls_finished(azoi_stream *s) {
     uint32_t flags = mbedtls_ssl_get_verify_result(s->tls);
+    if (s->offered && !s->checked) {
+        flags &= ~(uint32_t)MBEDTLS_X509_BADCERT_SKIP_VERIFY; /* 4.1 says so of every session that TLS 1.3 resumes */
+    }
     if (flags != 0 || (!s->checked && !s->offered)) {
         /* Cannot be with REQUIRED; but if it ever is, do not go on. */
         return azoi_tls_bad_certificate(s, 0, flags != 0 ? flags : MBEDTLS_X509_BADCERT_SKIP_VERIFY);
