@@ -58,7 +58,7 @@ block() {
         wanted' "$page" | grep . || { echo "the README has no block for $1" >&2; return 1; }
 }
 
-# command TITLE: the lines below "# TITLE" in a block of commands.
+# command_of TITLE: the lines below "# TITLE" in a block of commands.
 command_of() {
     echo "$1" >>"$dir/used"
     awk -v title="# $1" '
@@ -202,7 +202,7 @@ cplusplus_over_c() {
 }
 # other TITLE MACHINE: the objects alone, as there are no libraries for it; mbedTLS's headers are the same everywhere.
 other() {
-    project "make $2" $usual && block Makefile >"$here/Makefile" || return 1
+    project "make-$2" $usual && block Makefile >"$here/Makefile" || return 1
     mkdir -p "$dir/sysroot/usr/include"
     for one in mbedtls psa; do cp -r "$(where mbedtls/ssl.h)$one" "$dir/sysroot/usr/include"; done
     (export SYSROOT="$dir/sysroot" MUSL="$dir/sysroot/usr" && run_command "$1" 'main.o azopenai.o') &&
