@@ -742,8 +742,10 @@ static void test_import_into_a_client_at_work(void **state) {
     azo_message message = azo_user("Hi");
     azo_chat_desc chat = chat_desc(&message);
     azo_request *request = chat_begin(&w, &chat);
-    poll_until_asked(&w, FAKE_ENTRA, 2); /* its token is on its way */
+    assert_int_equal(azo_step(w.client, NULL, 0), AZO_OK);
+    assert_true(w.client->slots->fetching); /* its token is on its way */
     expect(&w, import_state(&w, &b), AZO_OK);
+    assert_int_equal(count_tokens(w.client), 0);
     finish(&w, request);
     azo_chat_reply reply;
     expect(&w, chat_end(&w, request, &reply), AZO_OK);
@@ -785,14 +787,17 @@ static void test_export_while_requests_are_live(void **state) {
     azo_chat_reply reply;
     world_begin(&w, "fake.entra.");
     expect(&w, ask(&w, "Hi"), AZO_OK);
-    fake_set(w.service, FAKE_SERVICE, FAKE_DELAY_MS, 500);
+    fake_set(w.service, FAKE_SERVICE, FAKE_SILENCE, 1);
     azo_request *request = chat_begin(&w, &desc);
     assert_int_equal(azo_step(w.client, NULL, 0), AZO_OK);
     assert_int_equal(azo_request_result(request), AZO_PENDING);
     blob b = export_state(&w);
     assert_true(blob_has(&b, "fake.entra."));
+    assert_int_equal(azo_request_result(request), AZO_PENDING);
+    fake_set(w.service, FAKE_SERVICE, FAKE_SILENCE, 0);
+    azo_request_cancel(request);
     finish(&w, request);
-    expect(&w, chat_end(&w, request, &reply), AZO_OK);
+    expect(&w, chat_end(&w, request, &reply), AZO_ERR_CANCELLED);
     azo_chat_reply_free(&reply);
     blob_free(&b);
     world_close(&w);
