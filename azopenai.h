@@ -4729,7 +4729,11 @@ static int azoi_socket_connect(void *conn, void *user_data) {
 }
 
 static ptrdiff_t azoi_socket_failed(void) {
-    return errno == EAGAIN || errno == EWOULDBLOCK ? AZO_IO_AGAIN : AZO_ERR_CLOSED;
+    bool again = errno == EAGAIN;
+#if EWOULDBLOCK != EAGAIN
+    again = again || errno == EWOULDBLOCK;
+#endif
+    return again ? AZO_IO_AGAIN : AZO_ERR_CLOSED;
 }
 
 static ptrdiff_t azoi_socket_recv(void *conn, void *buf, size_t cap, void *user_data) {
@@ -5848,14 +5852,10 @@ static size_t azoi_conn_describe(azoi_source *source, azo_watch *out, size_t cap
     case AZOI_CONN_OPENING:
         want = AZO_POLL_OUT;
         break;
-    case AZOI_CONN_BUSY:
-        if (!conn->wants) {
-            return 0;
-        }
-        /* falls through */
     case AZOI_CONN_PROXY:
     case AZOI_CONN_TLS:
     case AZOI_CONN_READY:
+    case AZOI_CONN_BUSY:
     case AZOI_CONN_DRAIN:
         want = (conn->stream.in_blocked ? (unsigned)AZO_POLL_IN : 0u) |
                (conn->stream.out_blocked ? (unsigned)AZO_POLL_OUT : 0u);
@@ -5864,7 +5864,8 @@ static size_t azoi_conn_describe(azoi_source *source, azo_watch *out, size_t cap
     case AZOI_CONN_FAILED:
         break;
     }
-    if (want == 0 || conn->stream.conn == NULL) {
+    bool paused = conn->state == AZOI_CONN_BUSY && !conn->wants;
+    if (want == 0 || paused || conn->stream.conn == NULL) {
         return 0;
     }
     size_t count = azoi_stream_watch(&conn->stream, want, out, cap, timeout_ms);
