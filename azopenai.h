@@ -1223,6 +1223,13 @@ typedef enum azoi_json_kind {
     AZOI_JSON_OBJECT
 } azoi_json_kind;
 
+/* A number without its sign: digits x 10^exponent. */
+typedef struct azoi_number {
+    uint64_t digits; /* while count <= 19 */
+    size_t count;
+    int64_t exponent;
+} azoi_number;
+
 /* One member of an object, or item of an array, or the whole text. */
 typedef struct azoi_json_entry {
     azo_str key; /* as it is written; NULL: of an item */
@@ -1249,7 +1256,6 @@ typedef struct azoi_json_open {
 
 typedef struct azoi_json_scan {
     const char *end;
-    const char *quotes; /* behind the last quote of the text */
     const char *bad;
     const azoi_json_map *map;
     azoi_json_entry *next; /* for what comes next */
@@ -2697,9 +2703,6 @@ static bool azoi_json_is(char c, unsigned classes) {
 static const char *azoi_json_scan_init(azoi_json_scan *s, azo_str text, azoi_json_map *map) {
     const char *at = text.len > 0 ? text.ptr : "";
     s->end = at + text.len;
-    for (s->quotes = s->end; s->quotes > at && s->quotes[-1] != '"';) {
-        s->quotes--;
-    }
     s->bad = NULL;
     s->map = map;
     s->next = map != NULL ? map->entries : &s->none;
@@ -2728,26 +2731,34 @@ static char azoi_json_scan_ahead(const azoi_json_scan *s, const char **at) {
     return '\0';
 }
 
-static const char *azoi_json_scan_digits(azoi_json_scan *s, const char *at) {
+/* At least one, behind those that the number has. */
+static const char *azoi_json_scan_digits(azoi_json_scan *s, const char *at, azoi_number *number) {
     const char *start = at;
-    while (azoi_is_digit(azoi_json_scan_peek(s, at))) {
-        at++;
+    for (; azoi_is_digit(azoi_json_scan_peek(s, at)); at++) {
+        number->digits = number->digits * 10 + (uint64_t)(*at - '0');
     }
+    number->count += (size_t)(at - start);
     return at > start ? at : azoi_json_scan_bad(s, at);
 }
 
-static const char *azoi_json_scan_number(azoi_json_scan *s, const char *at) {
+static const char *azoi_json_scan_number(azoi_json_scan *s, const char *at, azoi_number *number) {
+    azoi_number power = {0, 0, 0};
+    *number = power;
     at += azoi_json_scan_peek(s, at) == '-' ? 1 : 0;
-    at = azoi_json_scan_peek(s, at) == '0' ? at + 1 : azoi_json_scan_digits(s, at);
+    at = azoi_json_scan_peek(s, at) == '0' ? at + 1 : azoi_json_scan_digits(s, at, number);
     if (at != NULL && azoi_json_scan_peek(s, at) == '.') {
-        at = azoi_json_scan_digits(s, at + 1);
+        size_t whole = number->count;
+        at = azoi_json_scan_digits(s, at + 1, number);
+        number->exponent = (int64_t)whole - (int64_t)number->count;
     }
     if (at == NULL || azoi_lower(azoi_json_scan_peek(s, at)) != 'e') {
         return at;
     }
-    at++;
-    char sign = azoi_json_scan_peek(s, at);
-    return azoi_json_scan_digits(s, sign == '-' || sign == '+' ? at + 1 : at);
+    char sign = at + 1 < s->end ? at[1] : '\0';
+    at = azoi_json_scan_digits(s, sign == '-' || sign == '+' ? at + 2 : at + 1, &power);
+    int64_t shift = power.count > 4 ? 9999 : (int64_t)power.digits;
+    number->exponent += sign == '-' ? -shift : shift;
+    return at;
 }
 
 static const char azoi_json_escapes[] = "\"\\bfnrt/"; /* behind the backslash */
@@ -2780,12 +2791,9 @@ static size_t azoi_json_unit_size(azo_str s) {
     return named ? 2 : azoi_json_code_unit(s) >= 0 ? 6 : 0;
 }
 
-/* While a quote is still to come, it is the only bound that is needed. */
 static const char *azoi_json_scan_plain(const azoi_json_scan *s, const char *at) {
-    if (at < s->quotes) {
-        while (azoi_json_is(*at, AZOI_JSON_PLAIN)) {
-            at++;
-        }
+    while (at < s->end && azoi_json_is(*at, AZOI_JSON_PLAIN)) {
+        at++;
     }
     return at;
 }
@@ -2827,6 +2835,7 @@ static const char *azoi_json_scan_word(azoi_json_scan *s, const char *at, const 
 }
 
 static const char *azoi_json_scan_scalar(azoi_json_scan *s, const char *at, char first) {
+    azoi_number number;
     switch (first) {
     case '"':
         return azoi_json_scan_string(s, at);
@@ -2837,7 +2846,7 @@ static const char *azoi_json_scan_scalar(azoi_json_scan *s, const char *at, char
     case 'n':
         return azoi_json_scan_word(s, at, "null", 4);
     default:
-        return azoi_json_scan_number(s, at);
+        return azoi_json_scan_number(s, at, &number);
     }
 }
 
@@ -2923,11 +2932,10 @@ static bool azoi_json_check(azo_str text, size_t *offset) {
  * so one nonzero digit can stand for all of it. */
 enum { AZOI_MAX_DIGITS = 770 };
 
-/* A number taken apart: digits x 10^exponent. */
+/* A number for strtod: digits x 10^exponent. */
 typedef struct azoi_decimal {
     int64_t exponent;
-    uint64_t leading; /* the digits as an integer, while count <= 19 */
-    size_t count;     /* without zeros in front */
+    size_t count; /* without zeros in front */
     char digits[AZOI_MAX_DIGITS + 32]; /* and room for an exponent */
 } azoi_decimal;
 
@@ -2937,7 +2945,6 @@ static void azoi_decimal_read(azoi_decimal *d, azo_str number) {
     size_t e;
     size_t i;
     d->exponent = 0;
-    d->leading = 0;
     d->count = 0;
     for (e = 0; e < number.len && azoi_lower(number.ptr[e]) != 'e'; e++) {
         char c = number.ptr[e];
@@ -2952,7 +2959,6 @@ static void azoi_decimal_read(azoi_decimal *d, azo_str number) {
         } else if (d->count > 0 || c != '0') {
             d->digits[d->count] = c;
             d->count++;
-            d->leading = d->leading * 10 + (uint64_t)(c - '0');
         }
     }
     for (i = e; i < number.len; i++) {
@@ -2963,41 +2969,57 @@ static void azoi_decimal_read(azoi_decimal *d, azo_str number) {
     d->exponent += e + 1 < number.len && number.ptr[e + 1] == '-' ? -power : power;
 }
 
-/* Up to 15 digits and 10^22 are exact in a double, so one rounding is left (Clinger 1990): but only where the compiler
- * computes in double, not in the wider registers of the x87. Else strtod gets an integer with an exponent. */
-static double azoi_decimal_value(azoi_decimal *d) {
+/* strtod gets an integer with an exponent. */
+AZOI_APART
+static double azoi_decimal_value(azo_str number) {
+    azoi_decimal d;
+    azoi_decimal_read(&d, number);
+    if (d.count == 0) {
+        return 0;
+    }
+    snprintf(d.digits + d.count, 32, "e%lld", (long long)d.exponent);
+    return strtod(d.digits, NULL);
+}
+
+/* Up to 2^53 and 10^22 are exact in a double, so one rounding is left (Clinger 1990): but only where the compiler
+ * computes in double, not in the wider registers of the x87. */
+static double azoi_number_value(const azoi_number *number, azo_str text) {
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD == 0
     static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
                                     1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
-    if (d->count <= 15 && d->exponent >= -22 && d->exponent <= 22) {
-        double whole = (double)d->leading;
-        return d->exponent < 0 ? whole / powers[-d->exponent] : whole * powers[d->exponent];
+    if (number->count <= 19 && number->digits <= (uint64_t)1 << 53 && number->exponent >= -22 &&
+        number->exponent <= 22) {
+        double whole = (double)number->digits;
+        return number->exponent < 0 ? whole / powers[-number->exponent] : whole * powers[number->exponent];
     }
+#else
+    (void)number;
 #endif
-    if (d->count == 0) {
-        return 0;
-    }
-    snprintf(d->digits + d->count, 32, "e%lld", (long long)d->exponent);
-    return strtod(d->digits, NULL);
+    return azoi_decimal_value(text);
 }
 
-/* A number that was checked. Too large for a double is false, too small is zero. */
-static bool azoi_number_double(azo_str number, double *out) {
-    azoi_decimal d;
-    double value;
-    azoi_decimal_read(&d, number);
-    value = azoi_decimal_value(&d);
+/* Too large for a double is no number, too small is zero. */
+static const char *azoi_json_scan_double(azoi_json_scan *s, const char *at, double *out) {
+    azoi_number number;
+    const char *behind = azoi_json_scan_number(s, at, &number);
+    if (behind == NULL) {
+        return NULL;
+    }
+    double value = azoi_number_value(&number, azoi_view(at, (size_t)(behind - at)));
     if (value > DBL_MAX) {
-        return false;
+        return azoi_json_scan_bad(s, at);
     }
-    *out = number.ptr[0] == '-' ? -value : value;
-    return true;
+    *out = *at == '-' ? -value : value;
+    return behind;
 }
 
-static bool azoi_parse_double(azo_str number, double *out) {
+static bool azoi_parse_double(azo_str text, double *out) {
     azoi_json_scan s;
-    const char *start = azoi_json_scan_init(&s, number, NULL);
-    return azoi_json_scan_number(&s, start) == s.end && azoi_number_double(number, out);
+    const char *start = azoi_json_scan_init(&s, text, NULL);
+    double value;
+    bool ok = azoi_json_scan_double(&s, start, &value) == s.end;
+    *out = ok ? value : *out;
+    return ok;
 }
 
 /* A finite number, with as many digits as it takes to read it back. The locale's decimal point may have several
@@ -10584,13 +10606,18 @@ static azo_result azoi_row_numbers(azo_request *job, int64_t row, azo_str array)
     if (r != AZO_OK) {
         return r;
     }
+    azoi_json_scan s;
+    const char *at = azoi_json_scan_init(&s, array, NULL) + 1;
     float *out = embed->vectors + (size_t)row * count;
-    for (rest = array; azoi_json_step(&rest, NULL, &value); out++) {
-        bool ok = (azoi_is_digit(value.ptr[0]) || value.ptr[0] == '-') && azoi_number_double(value, &number);
-        if (!ok || number > (double)FLT_MAX || number < -(double)FLT_MAX) {
+    for (size_t i = 0; i < count; i++) {
+        (void)azoi_json_scan_ahead(&s, &at);
+        at = azoi_json_scan_double(&s, at, &number);
+        if (at == NULL || number > (double)FLT_MAX || number < -(double)FLT_MAX ||
+            azoi_json_scan_ahead(&s, &at) != (i + 1 < count ? ',' : ']')) {
             return azoi_row_bad(job, row, "holds something that is no number");
         }
-        *out = (float)number;
+        at++;
+        out[i] = (float)number;
     }
     return AZO_OK;
 }
