@@ -2049,7 +2049,7 @@ static bool azoi_buf_reserve(azoi_buf *b, size_t more) {
 }
 
 static void azoi_buf_add(azoi_buf *b, const void *bytes, size_t len) {
-    if (azoi_buf_reserve(b, len) && len > 0) {
+    if ((azoi_buf_fits(b, len) || azoi_buf_reserve(b, len)) && len > 0) {
         memcpy(b->data + b->len, bytes, len);
         b->len += len;
         b->data[b->len] = '\0';
@@ -2074,7 +2074,10 @@ static void azoi_buf_puts(azoi_buf *b, const char *text) {
 }
 
 static void azoi_buf_char(azoi_buf *b, char c) {
-    azoi_buf_add(b, &c, 1);
+    if (azoi_buf_fits(b, 1) || azoi_buf_reserve(b, 1)) {
+        b->data[b->len++] = c;
+        b->data[b->len] = '\0';
+    }
 }
 
 static void azoi_buf_int(azoi_buf *b, int64_t value) {
@@ -2308,14 +2311,17 @@ static size_t azoi_plain_run(azo_str s) {
     return i;
 }
 
-/* What no header value may hold: tabs are allowed (RFC 9110 5.5). */
-static bool azoi_has_control(azo_str s) {
-    for (s = azoi_skip(s, azoi_plain_run(s)); s.len > 0; s = azoi_skip(s, 1 + azoi_plain_run(azoi_skip(s, 1)))) {
-        if (((unsigned char)s.ptr[0] < 0x20 && s.ptr[0] != '\t') || s.ptr[0] == 0x7f) {
-            return true;
-        }
+/* How many bytes at the front may stand in the value of a header: no control characters but tabs (RFC 9110 5.5). */
+static size_t azoi_value_run(azo_str s) {
+    size_t i = azoi_plain_run(s);
+    while (i < s.len && s.ptr[i] != 0x7f && ((unsigned char)s.ptr[i] >= 0x20 || s.ptr[i] == '\t')) {
+        i += 1 + azoi_plain_run(azoi_skip(s, i + 1));
     }
-    return false;
+    return i;
+}
+
+static bool azoi_has_control(azo_str s) {
+    return azoi_value_run(s) < s.len;
 }
 
 /* Whether foreign text may stand in a sentence of ours. */
@@ -2326,11 +2332,20 @@ static bool azoi_is_word(const char *text) {
 
 /* Blanks a secret wherever it stands in the text. Short ones could be anything. */
 static void azoi_buf_hide(azoi_buf *text, azo_str secret) {
-    for (size_t at = 0; secret.len >= 8 && at + secret.len <= text->len; at++) {
-        at += azoi_find(azoi_view(text->data + at, text->len - at), secret.ptr[0]);
-        if (at + secret.len <= text->len && memcmp(text->data + at, secret.ptr, secret.len) == 0) {
-            memset(text->data + at, '*', secret.len);
+    char *at = text->data;
+    size_t left = text->len;
+    while (secret.len >= 8 && left >= secret.len) {
+        char *next = (char *)memchr(at, secret.ptr[0], left - secret.len + 1);
+        if (next == NULL) {
+            break;
         }
+        size_t size = 1;
+        if (next[1] == secret.ptr[1] && memcmp(next, secret.ptr, secret.len) == 0) {
+            size = secret.len;
+            memset(next, '*', size);
+        }
+        left -= (size_t)(next - at) + size;
+        at = next + size;
     }
 }
 
@@ -3638,18 +3653,23 @@ static bool azoi_location_host(azo_str location, azo_str *host) {
 
 /* ---- header lines ---- */
 
-/* RFC 9110 5.6.2 */
-static bool azoi_is_token(azo_str s) {
+/* How many bytes at the front may stand in a token (RFC 9110 5.6.2). */
+static size_t azoi_token_run(azo_str s) {
     /* A bit for each of: letters, digits, and any of !#$%&'*+-.^_`|~ */
     static const uint32_t allowed[8] = {0, 0x03ff6cfa, 0xc7fffffe, 0x57ffffff, 0, 0, 0, 0};
-    for (size_t i = 0; i < s.len; i++) {
+    size_t i = 0;
+    for (; i < s.len; i++) {
         unsigned char c = (unsigned char)s.ptr[i];
         bool usual = (c >= 'a' && c <= 'z') || c == '-';
         if (!usual && (allowed[c / 32] >> c % 32 & 1) == 0) {
-            return false;
+            break;
         }
     }
-    return s.len > 0;
+    return i;
+}
+
+static bool azoi_is_token(azo_str s) {
+    return s.len > 0 && azoi_token_run(s) == s.len;
 }
 
 static bool azoi_header_ok(azo_str name, azo_str value) {
@@ -3674,24 +3694,33 @@ static bool azoi_line_next(azo_str *rest, azo_str *line) {
     return true;
 }
 
-/* With the blanks round the value. */
-static bool azoi_header_split(azo_str line, azo_str *name, azo_str *value) {
-    size_t colon = azoi_find(line, ':');
-    *name = azoi_view(line.ptr, colon);
-    *value = azoi_skip(line, colon + 1);
-    return colon < line.len;
+static bool azoi_line_end_take(azo_str *rest) {
+    size_t cr = rest->len > 1 && rest->ptr[0] == '\r' ? 1 : 0;
+    bool ends = cr < rest->len && rest->ptr[cr] == '\n';
+    *rest = azoi_skip(*rest, ends ? cr + 1 : 0);
+    return ends;
+}
+
+/* A header line of the peer's; the value with the blanks round it. False: it is none. */
+static bool azoi_header_take(azo_str *rest, azo_str *name, azo_str *value) {
+    *name = azoi_view(rest->ptr, azoi_token_run(*rest));
+    bool named = name->len > 0 && name->len < rest->len && rest->ptr[name->len] == ':';
+    *rest = azoi_skip(*rest, name->len + 1);
+    *value = azoi_view(rest->ptr, azoi_value_run(*rest));
+    *rest = azoi_skip(*rest, value->len);
+    return named && azoi_line_end_take(rest);
 }
 
 /* Of lines that were checked: a head that was parsed, or our own. */
 static bool azoi_header_next(azo_str *rest, azo_str *name, azo_str *value) {
     azo_str line;
-    while (azoi_line_next(rest, &line)) {
-        if (azoi_header_split(line, name, value)) {
-            *value = azoi_trim(*value);
-            return true;
-        }
+    if (!azoi_line_next(rest, &line)) {
+        return false;
     }
-    return false;
+    size_t colon = azoi_find(line, ':');
+    *name = azoi_view(line.ptr, colon);
+    *value = azoi_trim(azoi_skip(line, colon + 1));
+    return true;
 }
 
 static azo_str azoi_header_named(azo_str headers, azo_str name) {
@@ -3783,14 +3812,11 @@ static azo_result azoi_head_parse(azo_str text, bool to_head_method, azoi_head *
         azo_str name;
         azo_str value;
         out->headers.len = (size_t)(text.ptr - out->headers.ptr);
-        if (!azoi_line_next(&text, &line)) {
-            return azoi_http_fail(e, "the blank line after the headers is missing");
-        }
-        if (line.len == 0) {
+        if (azoi_line_end_take(&text)) {
             break;
         }
-        if (!azoi_header_split(line, &name, &value) || !azoi_header_ok(name, value)) {
-            return azoi_http_fail(e, "a header line is malformed");
+        if (!azoi_header_take(&text, &name, &value)) {
+            return azoi_http_fail(e, "a header line is malformed, or the blank line behind them is missing");
         }
         result = azoi_header_fact(name, azoi_trim(value), one_zero, out, e);
     }
