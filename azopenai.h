@@ -1742,6 +1742,19 @@ typedef struct azoi_slot {
 
 /* ---- client ---- */
 
+/* What an endpoint says, kept for the next call to the same one. The views point into `text`. */
+typedef struct azoi_route {
+    azoi_buf endpoint; /* as it was given; empty: the rest means nothing */
+    azoi_buf text;
+    bool secure;
+    uint16_t port;
+    bool bare; /* it is that of a gateway without "/openai" */
+    azo_str host;
+    azo_str prefix; /* of the path, before "/openai" */
+    azo_str version;
+    azo_str deployment;
+} azoi_route;
+
 struct azo_client {
     azo_allocator allocator;
     azoi_pump pump;
@@ -1787,6 +1800,7 @@ struct azo_client {
     azoi_link jobs;     /* all requests */
     azoi_link finished; /* those that azo_next has not named yet */
 
+    azoi_route route;
     azoi_spares spares; /* of the buffers of requests */
     azoi_buf scratch;  /* azo_X_begin builds here */
     azoi_buf decoded;  /* event texts, valid during one callback */
@@ -8830,15 +8844,10 @@ typedef struct azoi_draft {
     azo_client *client;
     const azo_call *call;
     azo_error *error;
-    bool secure;
-    uint16_t port;
     bool dated; /* the route */
-    bool bare;  /* the endpoint is that of a gateway without "/openai" */
-    azoi_span host;
-    azoi_span prefix; /* of the path, before "/openai" */
-    azoi_span version;
-    azoi_span deployment;
-    azoi_span target;
+    azo_str version;
+    azo_str deployment;
+    azoi_span target; /* in the scratch buffer, like the rest */
     azoi_span headers;
     azoi_span own_headers;
     azoi_span body;
@@ -8852,28 +8861,12 @@ static azo_str azoi_draft_view(const azoi_draft *d, azoi_span span) {
     return b->data != NULL ? azoi_view(b->data + span.at, span.len) : azoi_view("", 0);
 }
 
-/* Of a view into the scratch buffer. */
-static azoi_span azoi_draft_span(const azoi_draft *d, azo_str view) {
-    azoi_span span = {0, 0, 0};
-    if (view.len > 0) {
-        span.at = (size_t)(view.ptr - d->client->scratch.data);
-        span.len = view.len;
-    }
-    return span;
-}
-
 /* What was written since `start`. */
 static azoi_span azoi_draft_since(const azoi_draft *d, size_t start) {
     azoi_span span = {0, 0, 0};
     span.at = start;
     span.len = d->client->scratch.len - start;
     return span;
-}
-
-static azoi_span azoi_draft_keep(azoi_draft *d, azo_str text) {
-    size_t start = d->client->scratch.len;
-    azoi_buf_str(&d->client->scratch, text);
-    return azoi_draft_since(d, start);
 }
 
 /* The next segment of a path; empty ones are passed over. */
@@ -8887,7 +8880,7 @@ static bool azoi_segment_next(azo_str *path, azo_str *segment) {
 }
 
 /* Cuts the path at its last "openai", or else at "deployments" or a "v1" at its end. */
-static void azoi_endpoint_path(azoi_draft *d, azo_str path, azo_str *deployment) {
+static void azoi_route_path(azoi_route *route, azo_str path, azo_str *deployment) {
     azo_str rest = path;
     azo_str segment;
     azo_str none;
@@ -8899,14 +8892,14 @@ static void azoi_endpoint_path(azoi_draft *d, azo_str path, azo_str *deployment)
         bool v1 = azoi_equal_ci(segment, "v1") && !azoi_segment_next(&behind, &none);
         if (openai || (cut == path.len && (deployments || v1))) {
             cut = (size_t)(segment.ptr - path.ptr);
-            d->bare = !openai;
+            route->bare = !openai;
         }
         if (deployments) {
             (void)azoi_segment_next(&rest, deployment);
             break;
         }
     }
-    d->prefix = azoi_draft_span(d, azoi_view(path.ptr, cut));
+    route->prefix = azoi_view(path.ptr, cut);
 }
 
 static azo_str azoi_query_get(azo_str query, const char *name) {
@@ -8930,40 +8923,53 @@ static void azoi_percent_decode(azoi_buf *out, azo_str text) {
     }
 }
 
-/* Takes any spelling that users paste; sets host, port, prefix, and what the spelling says about version and
- * deployment. */
-static azo_result azoi_endpoint_parse(azoi_draft *d, azo_str text) {
-    azoi_buf *b = &d->client->scratch;
+/* Takes any spelling that users paste. */
+static azo_result azoi_route_read(azoi_route *route, azo_str endpoint, azo_error *e) {
+    azoi_buf *b = &route->text;
     azoi_url url;
     azo_error why;
     azo_str deployment = azoi_view(NULL, 0);
-    if (!azoi_contains_ci(text, "://")) {
+    azoi_buf_clear(b);
+    if (!azoi_contains_ci(endpoint, "://")) {
         azoi_buf_puts(b, "https://");
     }
-    azoi_buf_str(b, text);
-    (void)azoi_buf_reserve(b, text.len); /* the deployment is decoded from this buffer into itself */
-    azo_result r = azoi_buf_failed(b, d->error, "The endpoint");
+    azoi_buf_str(b, endpoint);
+    (void)azoi_buf_reserve(b, endpoint.len); /* the deployment is decoded from this buffer into itself */
+    azo_result r = azoi_buf_failed(b, e, "The endpoint");
     if (r != AZO_OK) {
         return r;
     }
     azoi_error_clear(&why);
     if (azoi_url_split(azoi_buf_view(b), &url, &why) != AZO_OK) {
-        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "Endpoint: %s", why.message);
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "Endpoint: %s", why.message);
     }
     if (url.userinfo.len > 0 || (!url.secure && !azoi_is_loopback(url.host))) {
-        return azoi_fail(d->error, AZO_ERR_ARGUMENT, "The endpoint on %.*s would show a credential to others (error "
-                         "%d). Use https:// without a user name; http:// is for loopback addresses.",
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "The endpoint on %.*s would show a credential to others (error %d). Use "
+                         "https:// without a user name; http:// is for loopback addresses.",
                          (int)url.host.len, url.host.ptr, (int)AZO_ERR_ARGUMENT);
     }
-    d->secure = url.secure;
-    d->port = url.port;
-    d->host = azoi_draft_span(d, url.host);
-    azoi_endpoint_path(d, url.path, &deployment);
-    d->version = azoi_draft_span(d, azoi_query_get(url.query, "api-version"));
+    route->secure = url.secure;
+    route->port = url.port;
+    route->host = url.host;
+    route->bare = false;
+    azoi_route_path(route, url.path, &deployment);
+    route->version = azoi_query_get(url.query, "api-version");
     size_t start = b->len;
     azoi_percent_decode(b, deployment);
-    d->deployment = azoi_draft_since(d, start);
+    route->deployment = azoi_view(b->data + start, b->len - start);
     return AZO_OK;
+}
+
+static azo_result azoi_route_set(azoi_route *route, azo_str endpoint, azo_error *e) {
+    azo_result r = AZO_OK;
+    if (!azoi_same(azoi_buf_view(&route->endpoint), endpoint)) {
+        azoi_buf_clear(&route->endpoint);
+        r = azoi_route_read(route, endpoint, e);
+        if (r == AZO_OK) {
+            azoi_buf_str(&route->endpoint, endpoint); /* if that fails, it is read again the next time */
+        }
+    }
+    return r;
 }
 
 static bool azoi_given_text(const char *text) {
@@ -8979,17 +8985,21 @@ static azo_result azoi_draft_open(azoi_draft *d, azo_client *c, const azo_call *
     d->error = e;
     azoi_buf_slim(&c->scratch);
     azo_str endpoint = azoi_trim(azoi_given_text(call->endpoint) ? azo_s(call->endpoint) : azoi_buf_view(&c->endpoint));
-    azo_result r = endpoint.len > 0 ? azoi_endpoint_parse(d, endpoint) : AZO_OK;
-    if (r != AZO_OK) {
-        return r;
+    if (endpoint.len > 0) {
+        azo_result r = azoi_route_set(&c->route, endpoint, e);
+        if (r != AZO_OK) {
+            return r;
+        }
+        d->deployment = c->route.deployment;
+        d->version = c->route.version;
     }
     if (azoi_given_text(deployment)) {
-        d->deployment = azoi_draft_keep(d, azo_s(deployment));
+        d->deployment = azo_s(deployment);
     } else if (needs_deployment && c->deployment.len > 0) {
-        d->deployment = azoi_draft_keep(d, azoi_buf_view(&c->deployment));
+        d->deployment = azoi_buf_view(&c->deployment);
     }
     if (c->api_version.len > 0) {
-        d->version = azoi_draft_keep(d, azoi_buf_view(&c->api_version));
+        d->version = azoi_buf_view(&c->api_version);
     }
     bool unnamed = needs_deployment && d->deployment.len == 0;
     if (endpoint.len == 0 || unnamed) {
@@ -9002,14 +9012,12 @@ static azo_result azoi_draft_open(azoi_draft *d, azo_client *c, const azo_call *
                          : endpoint.len == 0 ? "AZURE_OPENAI_ENDPOINT"
                                              : "AZURE_OPENAI_DEPLOYMENT");
     }
-    azo_str name = azoi_draft_view(d, d->deployment);
-    if (azoi_equal(name, ".") || azoi_equal(name, "..")) {
+    if (azoi_equal(d->deployment, ".") || azoi_equal(d->deployment, "..")) {
         return azoi_fail(e, AZO_ERR_ARGUMENT, "The deployment cannot be named '%s'. Give the name that the portal "
-                         "shows.", name.len == 1 ? "." : "..");
+                         "shows.", d->deployment.len == 1 ? "." : "..");
     }
-    azo_str version = azoi_draft_view(d, d->version);
-    d->dated = version.len > 0 && !azoi_one_of(version, "v1|preview|latest");
-    return azoi_buf_failed(&c->scratch, e, "The request");
+    d->dated = d->version.len > 0 && !azoi_one_of(d->version, "v1|preview|latest");
+    return AZO_OK;
 }
 
 static const char *azoi_scope_for(azo_str host, bool dated) {
@@ -9026,31 +9034,26 @@ static const char *azoi_scope_for(azo_str host, bool dated) {
 static void azoi_draft_target(azoi_draft *d, bool with_deployment, azo_str path, azo_str query) {
     azoi_buf *b = &d->client->scratch;
     size_t start = b->len;
-    /* What is written is read from this very buffer, which therefore must not move. */
-    if (!azoi_buf_reserve(b, 3 * (d->prefix.len + d->deployment.len + d->version.len + path.len) + query.len + 64)) {
-        return;
-    }
-    azo_str prefix = azoi_draft_view(d, d->prefix);
-    azo_str version = azoi_draft_view(d, d->version);
+    azo_str prefix = d->client->route.prefix;
     azo_str segment;
     while (azoi_segment_next(&prefix, &segment)) {
         azoi_buf_char(b, '/');
         azoi_percent(b, segment, AZOI_SEGMENT "%");
     }
-    azoi_buf_puts(b, d->bare ? "" : "/openai");
+    azoi_buf_puts(b, d->client->route.bare ? "" : "/openai");
     azoi_buf_puts(b, d->dated ? "" : "/v1");
     if (with_deployment && d->dated) {
         azoi_buf_puts(b, "/deployments/");
-        azoi_percent(b, azoi_draft_view(d, d->deployment), AZOI_SEGMENT);
+        azoi_percent(b, d->deployment, AZOI_SEGMENT);
     }
     azoi_percent(b, path, AZOI_SEGMENT "/%");
     if (query.len > 0) {
         azoi_buf_char(b, '?');
         azoi_buf_str(b, query);
     }
-    if (version.len > 0 && !azoi_equal_ci(version, "v1") && azoi_query_get(query, "api-version").ptr == NULL) {
+    if (d->version.len > 0 && !azoi_equal_ci(d->version, "v1") && azoi_query_get(query, "api-version").ptr == NULL) {
         azoi_buf_puts(b, query.len > 0 ? "&api-version=" : "?api-version=");
-        azoi_percent(b, version, "");
+        azoi_percent(b, d->version, "");
     }
     d->target = azoi_draft_since(d, start);
 }
@@ -9104,9 +9107,9 @@ static azo_result azoi_draft_send(azoi_draft *d, azoi_job_spec *spec, azo_reques
     azo_client *c = d->client;
     azo_request *job;
     azoi_spec_limits(c, d->call, spec);
-    spec->origin.host = azoi_draft_view(d, d->host);
-    spec->origin.port = d->port;
-    spec->origin.secure = d->secure;
+    spec->origin.host = c->route.host;
+    spec->origin.port = c->route.port;
+    spec->origin.secure = c->route.secure;
     spec->target = azoi_draft_view(d, d->target);
     spec->headers = azoi_draft_view(d, d->headers);
     spec->own_headers = azoi_draft_view(d, d->own_headers);
@@ -9125,8 +9128,8 @@ static azo_result azoi_draft_send(azoi_draft *d, azoi_job_spec *spec, azo_reques
     }
     azoi_answer *answer = (azoi_answer *)job->data;
     answer->dated = d->dated;
-    azoi_clean(answer->version, sizeof answer->version, azoi_draft_view(d, d->version));
-    azoi_clean(answer->deployment, sizeof answer->deployment, azoi_draft_view(d, d->deployment));
+    azoi_clean(answer->version, sizeof answer->version, d->version);
+    azoi_clean(answer->deployment, sizeof answer->deployment, d->deployment);
     azoi_buf_slim(&c->scratch);
     *out = job;
     return AZO_OK;
@@ -9787,9 +9790,7 @@ static azoi_writer azoi_write_open(azoi_draft *d, const char *extra_json) {
         azoi_forbid_extra(&w, "model"); /* the path names it */
     } else {
         azoi_field(&w, "model");
-        size_t len = d->deployment.len;
-        (void)azoi_buf_reserve(w.out, 6 * len + 2); /* quoted from this very buffer, which must not move */
-        azoi_json_quote(w.out, azoi_draft_view(d, d->deployment));
+        azoi_json_quote(w.out, d->deployment);
     }
     return w;
 }
@@ -11104,14 +11105,16 @@ static const azoi_job_ops azoi_token_ops = {AZOI_KIND_TOKEN, azoi_auth_authorize
 static azo_str azoi_client_scope(azo_client *c) {
     static const azo_call none = {NULL, NULL, 0, 0, 0, 0, NULL, 0};
     azoi_draft d;
+    azo_str host = azoi_view(NULL, 0); /* no endpoint: the public cloud's */
     if (c->scope.len > 0) {
         return azoi_buf_view(&c->scope);
     }
-    if (azoi_draft_open(&d, c, &none, NULL, false, NULL) != AZO_OK) {
-        d.host.len = 0; /* no endpoint: the public cloud's */
+    if (azoi_draft_open(&d, c, &none, NULL, false, NULL) == AZO_OK) {
+        host = c->route.host;
+    } else {
         d.dated = c->api_version.len > 0 && !azoi_one_of(azoi_buf_view(&c->api_version), "v1|preview|latest");
     }
-    return azo_s(azoi_scope_for(azoi_draft_view(&d, d.host), d.dated));
+    return azo_s(azoi_scope_for(host, d.dated));
 }
 
 AZO_API azo_result azo_token_begin(azo_client *client, const azo_token_desc *desc, azo_request **out, azo_error *err) {
@@ -11185,7 +11188,7 @@ static azo_str azoi_setting(const char *text, const char *variable, const char *
 
 static void azoi_client_init_bufs(azo_client *c) {
     azoi_buf *const plain[] = {&c->endpoint, &c->deployment, &c->api_version, &c->scope, &c->auth_header,
-                               &c->proxy_host, &c->no_proxy};
+                               &c->proxy_host, &c->no_proxy, &c->route.endpoint, &c->route.text};
     for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++) {
         azoi_buf_init(plain[i], &c->allocator, SIZE_MAX / 2, false);
     }
@@ -11201,7 +11204,7 @@ static void azoi_client_init_bufs(azo_client *c) {
 static void azoi_client_free_bufs(azo_client *c) {
     azoi_buf *const all[] = {&c->endpoint,   &c->deployment, &c->api_version, &c->scope,    &c->auth_header,
                              &c->proxy_host, &c->no_proxy,   &c->headers,     &c->proxy_auth,
-                             &c->scratch,    &c->decoded,    &c->input};
+                             &c->scratch,    &c->decoded,    &c->input,       &c->route.endpoint, &c->route.text};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         azoi_buf_free(all[i]);
     }
