@@ -966,6 +966,7 @@ static inline azo_message azo_same(const azo_chat_reply *reply) {
 #endif
 #endif
 
+#include <mbedtls/platform.h>
 #include <mbedtls/ssl.h>
 #include <mbedtls/version.h>
 #include <mbedtls/x509_crt.h>
@@ -5052,6 +5053,15 @@ static int azoi_tls_configure(azoi_net *n) {
     return ret;
 }
 
+/* Parts of mbedTLS that get no memory call it a bad key, signature, digest or source of randomness. So a failure tells
+ * nothing while there is less than the largest step takes. */
+static bool azoi_tls_is_starved(void) {
+    enum { STEP = 20 * 1024 };
+    void *room = mbedtls_calloc(1, STEP);
+    mbedtls_free(room);
+    return room == NULL;
+}
+
 /* Each of mbedTLS's modules has a number of its own for want of memory; those of the lower ones (the last seven bits)
  * may be added to another's. */
 static bool azoi_tls_is_memory(const azoi_net *n, int ret) {
@@ -5077,7 +5087,8 @@ static bool azoi_tls_is_memory(const azoi_net *n, int ret) {
             return true;
         }
     }
-    return ret < 0 && (low == 0x10 || low == 0x6a); /* MBEDTLS_ERR_MPI_ALLOC_FAILED, MBEDTLS_ERR_ASN1_ALLOC_FAILED */
+    /* MBEDTLS_ERR_MPI_ALLOC_FAILED, MBEDTLS_ERR_ASN1_ALLOC_FAILED */
+    return (ret < 0 && (low == 0x10 || low == 0x6a)) || azoi_tls_is_starved();
 }
 
 static azo_result azoi_tls_unusable(const azoi_net *n, int ret, azo_error *e) {
