@@ -857,6 +857,36 @@ static void test_inside_a_callback(void **state) {
     world_close(&w);
 }
 
+static azo_result carry_when_abandoned(const azo_token_ask *ask, azo_token_answer *answer, void *user_data) {
+    inside *self = (inside *)user_data;
+    azo_state out;
+    if (ask->abandon) {
+        assert_int_equal(azo_client_export(self->w->client, &out, NULL), AZO_ERR_STATE);
+        self->seen++;
+        return AZO_OK;
+    }
+    answer->wait_ms = WAIT_MS;
+    return AZO_PENDING;
+}
+
+/* The one hook that is called outside a step. */
+static void test_inside_the_last_call_of_a_provider(void **state) {
+    (void)state;
+    world w;
+    azo_request *request;
+    inside self = {&w, NULL, 0, 0};
+    world_open(&w, NULL);
+    memset(&w.desc.credential, 0, sizeof w.desc.credential);
+    w.desc.token_provider = carry_when_abandoned;
+    w.desc.token_user_data = &self;
+    world_start(&w);
+    expect(&w, azo_token_begin(w.client, NULL, &request, &w.error), AZO_OK);
+    assert_int_equal(azo_step(w.client, NULL, 0), AZO_OK);
+    azo_request_free(request);
+    world_close(&w);
+    assert_int_equal(self.seen, 1);
+}
+
 /* RFC 8446 C.4: a ticket goes into the state or stays in the client, which then has a full handshake next time. */
 static void test_ticket_leaves_the_client(void **state) {
     (void)state;
@@ -1003,6 +1033,7 @@ int main(void) {
         cmocka_unit_test(test_import_after_a_failure),
         cmocka_unit_test(test_export_while_requests_are_live),
         cmocka_unit_test(test_inside_a_callback),
+        cmocka_unit_test(test_inside_the_last_call_of_a_provider),
         cmocka_unit_test(test_ticket_leaves_the_client),
         cmocka_unit_test(test_session_of_another_build),
         cmocka_unit_test(test_no_digest),
