@@ -70,8 +70,8 @@
  *     1. Desc structs and what they point to may die when the call returns. By reference stay: hooks and their
  *        user_data (until the client closes); a request's callbacks, tag, vectors, borrowed body and read_body (until
  *        azo_X_end or azo_request_free).
- *     2. Who opens closes: open and close, begin and end (or free), reply and reply_free. `out` is zeroed first, so
- *        freeing after a failure is always right.
+ *     2. Who opens closes: open and close, begin and end (or free), reply and reply_free, export and azo_state_free.
+ *        `out` is zeroed first, so freeing after a failure is always right.
  *     3. azo_request_cancel only marks; azo_X_end takes the outcome and frees; azo_request_free drops in any state.
  *        azo_client_close is final; live requests become cancelled shells that still want end or free.
  *     4. An azo_str of an event lives until the callback returns, one of a reply until its reply_free. A NUL follows.
