@@ -513,7 +513,7 @@ typedef struct azo_http {
     azo_str request_id;
     azo_str region;
     azo_str headers; /* the whole block, for azo_http_header */
-    azo_str body;    /* empty where it was streamed, or decoded into vectors */
+    azo_str body;    /* empty where it was streamed; without what was decoded into vectors */
     azo_rate_limits limits;
 } azo_http;
 
@@ -1265,6 +1265,14 @@ typedef struct azoi_json_scan {
     azoi_json_open open[AZO_MAX_JSON_DEPTH + 1]; /* the first one is what holds the text itself */
 } azoi_json_scan;
 
+/* Where in its brackets a text stands that comes in pieces. */
+typedef struct azoi_json_nesting {
+    size_t depth;
+    size_t deepest;
+    bool quoted;
+    bool escaped;
+} azoi_json_nesting;
+
 /* A walk over the members of an object, or the items of an array, by the map or by scanning. */
 typedef struct azoi_json_cursor {
     const azoi_json_entry *next;
@@ -1880,8 +1888,25 @@ typedef struct azoi_chat {
     azoi_span usage;
 } azoi_chat;
 
+/* How far an answer with embeddings is read. */
+typedef enum azoi_rows {
+    AZOI_ROWS_AHEAD,  /* we are before its array of rows */
+    AZOI_ROWS_AMONG,  /* between two rows, or before the first */
+    AZOI_ROWS_INSIDE, /* inside one */
+    AZOI_ROWS_BEHIND  /* behind them, or where something was no row */
+} azoi_rows;
+
+/* A row is read, and taken out of the body, as soon as it is whole; {} takes its place. What cannot be read stays, with
+ * all that is behind it, so that the end sees what is wrong. Behind it lies a byte for each input: its row was seen. */
 typedef struct azoi_embed {
     azoi_answer answer;
+    azoi_rows rows;
+    azoi_json_nesting nesting;
+    bool comma;          /* before the next row must come one */
+    azoi_buf row;        /* what came of one */
+    int64_t found;       /* rows that were read */
+    size_t found_at;     /* where the first one stood in the body */
+    size_t taken;        /* bytes that the body is shorter by */
     size_t count;
     size_t dimensions; /* 0: no row was seen yet */
     float *vectors;    /* the caller's, or ours */
@@ -2285,14 +2310,18 @@ static bool azoi_ends_ci(azo_str s, const char *suffix) {
     return s.len >= len && azoi_equal_ci(azoi_skip(s, s.len - len), suffix);
 }
 
-static azo_str azoi_trim(azo_str s) {
-    while (s.len > 0 && azoi_is_space(s.ptr[0])) {
-        s = azoi_skip(s, 1);
-    }
+static azo_str azoi_trim_end(azo_str s) {
     while (s.len > 0 && azoi_is_space(s.ptr[s.len - 1])) {
         s.len--;
     }
     return s;
+}
+
+static azo_str azoi_trim(azo_str s) {
+    while (s.len > 0 && azoi_is_space(s.ptr[0])) {
+        s = azoi_skip(s, 1);
+    }
+    return azoi_trim_end(s);
 }
 
 static size_t azoi_find(azo_str s, char c) {
@@ -2716,14 +2745,15 @@ static azo_result azoi_buf_failed(const azoi_buf *b, azo_error *e, const char *w
 enum {
     AZOI_JSON_PLAIN = 1, /* ASCII that stands for itself in a string, and is written so */
     AZOI_JSON_SPACE = 2,
-    AZOI_JSON_ATOM = 4   /* of a number or a word */
+    AZOI_JSON_ATOM = 4,  /* of a number or a word */
+    AZOI_JSON_EDGE = 8   /* a quote or a bracket */
 };
 
 static const unsigned char azoi_json_classes[256] = {
     0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    3, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 5, 1, 5, 5, 1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 1, 1, 1, 1, 1, 1,
-    1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 1, 0, 1, 1, 1,
-    1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 1, 1, 1, 1, 1};
+    3, 1, 8, 1, 1, 1, 1, 1, 1, 1, 1, 5, 1, 5, 5, 1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 1, 1, 1, 1, 1, 1,
+    1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 9, 0, 9, 1, 1,
+    1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 9, 1, 9, 1, 1};
 
 static bool azoi_json_is(char c, unsigned classes) {
     return (azoi_json_classes[(unsigned char)c] & classes) != 0;
@@ -2954,6 +2984,48 @@ static bool azoi_json_check_map(azo_str text, azoi_json_map *map, size_t *offset
 
 static bool azoi_json_check(azo_str text, size_t *offset) {
     return azoi_json_check_map(text, NULL, offset);
+}
+
+/* ---- pieces ---- */
+
+/* Behind the string that the piece begins in, or at the end of the piece. */
+static const char *azoi_json_unquote(azoi_json_nesting *n, const char *at, const char *end) {
+    while (at < end && n->quoted) {
+        while (at < end && !n->escaped && azoi_json_is(*at, AZOI_JSON_PLAIN)) {
+            at++;
+        }
+        if (at < end) {
+            n->quoted = n->escaped || *at != '"';
+            n->escaped = !n->escaped && *at == '\\';
+            at++;
+        }
+    }
+    return at;
+}
+
+/* The length of the piece up to behind its next bracket; all of it where there is none. */
+static size_t azoi_json_bracket(azoi_json_nesting *n, azo_str piece) {
+    const char *at = piece.ptr;
+    const char *end = piece.ptr + piece.len;
+    for (;;) {
+        at = azoi_json_unquote(n, at, end);
+        while (at < end && !azoi_json_is(*at, AZOI_JSON_EDGE)) {
+            at++;
+        }
+        if (at == end) {
+            return piece.len;
+        }
+        n->quoted = *at == '"';
+        if (!n->quoted) {
+            break;
+        }
+        at++;
+    }
+    bool opens = (*at | 0x20) == '{'; /* or [ */
+    n->depth += opens ? 1 : 0;
+    n->depth -= !opens && n->depth > 0 ? 1 : 0;
+    n->deepest = n->depth > n->deepest ? n->depth : n->deepest;
+    return (size_t)(at + 1 - piece.ptr);
 }
 
 /* ---- numbers: exactly rounded, whatever decimal point the locale has ---- */
@@ -9978,15 +10050,17 @@ static void azoi_pick(const azoi_json_map *map, azo_str object, const azo_str *n
     }
 }
 
-static azo_result azoi_check_answer(azo_request *job, azo_str text, azoi_json_map *map) {
+/* `taken` bytes are missing in the text, behind `front` of it. */
+static azo_result azoi_check_answer(azo_request *job, azo_str text, azoi_json_map *map, size_t front, size_t taken) {
     size_t offset;
     if (azoi_json_check_map(text, map, &offset)) {
         return AZO_OK;
     }
+    offset += offset > front ? taken : 0;
     job->error.json_offset = offset;
     return azoi_fail(&job->error, AZO_ERR_JSON, "The answer is malformed JSON, or nested deeper than %d levels (byte "
                      "%zu of %zu). Report it to whoever runs the service or the gateway before it.",
-                     (int)AZO_MAX_JSON_DEPTH, offset, text.len);
+                     (int)AZO_MAX_JSON_DEPTH, offset, text.len + taken);
 }
 
 typedef struct azoi_walk {
@@ -10248,7 +10322,7 @@ static azo_result azoi_chat_chunk(azo_request *job, azo_str text) {
     w.steps = 0;
     w.map.known = w.chat->count > 0 ? azoi_span_view(&w.chat->arena, &w.chat->parts[0].filter) : azoi_view(NULL, 0);
     w.map.depth = 3; /* the answer, its choices, and the choice that it is of */
-    azo_result r = azoi_check_answer(job, text, &w.map);
+    azo_result r = azoi_check_answer(job, text, &w.map, 0, 0);
     r = r == AZO_OK ? azoi_walk_chunk(&w) : r;
     if (r == AZO_OK) {
         w.chat->done = 0;
@@ -10596,63 +10670,62 @@ AZO_API void azo_chat_reply_free(azo_chat_reply *reply) {
 
 /* ---- embeddings ---- */
 
-static azo_result azoi_row_bad(azo_request *job, int64_t row, const char *what) {
-    return azoi_fail(&job->error, AZO_ERR_JSON, "An embedding in the answer %s (row %lld of %zu). Report it to whoever "
-                     "runs the service or the gateway before it.", what, (long long)row,
-                     ((azoi_embed *)job->data)->count);
+static azo_result azoi_row_bad(const azo_request *job, azo_error *e, int64_t row, const char *what) {
+    return azoi_fail(e, AZO_ERR_JSON, "An embedding in the answer %s (row %lld of %zu). Report it to whoever runs the "
+                     "service or the gateway before it.", what, (long long)row, ((azoi_embed *)job->data)->count);
 }
 
 /* The first row decides about the dimensions; then there must be room for all. */
-static azo_result azoi_row_room(azo_request *job, int64_t row, size_t dimensions) {
+static azo_result azoi_row_room(azo_request *job, azo_error *e, int64_t row, size_t dimensions) {
     azoi_embed *embed = (azoi_embed *)job->data;
     size_t floats;
     if (dimensions == 0 || (embed->dimensions != 0 && dimensions != embed->dimensions)) {
-        return azoi_row_bad(job, row, dimensions == 0 ? "is empty" : "differs in length");
+        return azoi_row_bad(job, e, row, dimensions == 0 ? "is empty" : "differs in length");
     }
     if (embed->dimensions != 0) {
         return AZO_OK;
     }
-    if (!azoi_product(dimensions, embed->count, &floats) || floats > job->body.len / 2) { /* "0," */
-        return azoi_row_bad(job, row, "is longer than all that came has room for");
+    if (!azoi_product(dimensions, embed->count, &floats) || floats > job->spec.max_body / 2) { /* "0," */
+        return azoi_row_bad(job, e, row, "is longer than all that may come has room for");
     }
     if (embed->vectors == NULL) {
         embed->vectors = (float *)azoi_resize(&job->allocator, NULL, 0, floats * sizeof(float));
         if (embed->vectors == NULL) {
-            return azoi_memory(&job->error);
+            return azoi_memory(e);
         }
         embed->own_size = floats * sizeof(float);
     } else if (floats > embed->vector_cap) {
-        return azoi_fail(&job->error, AZO_ERR_LIMIT, "The vectors are %zu floats (%zu x %zu), but vector_cap is %zu. "
-                         "Give room for that many, or ask for fewer dimensions.", floats, embed->count, dimensions,
+        return azoi_fail(e, AZO_ERR_LIMIT, "The vectors are %zu floats (%zu x %zu), but vector_cap is %zu. Give room "
+                         "for that many, or ask for fewer dimensions.", floats, embed->count, dimensions,
                          embed->vector_cap);
     }
     embed->dimensions = dimensions;
     return AZO_OK;
 }
 
-static azo_result azoi_row_numbers(azo_request *job, int64_t row, azo_str array) {
+/* The array need not have been checked. */
+static azo_result azoi_row_numbers(azo_request *job, azo_error *e, int64_t row, azo_str array) {
     azoi_embed *embed = (azoi_embed *)job->data;
+    azoi_json_scan s;
+    const char *at = azoi_json_scan_init(&s, array, NULL) + 1;
     azo_str rest = array;
-    azo_str value;
     double number;
-    size_t count = azoi_json_step(&rest, NULL, &value) ? 1 : 0;
+    size_t count = azoi_json_scan_ahead(&s, &at) != ']' ? 1 : 0;
     while ((rest = azoi_skip(rest, azoi_find(rest, ','))).len > 0) { /* more than there are, if some are no numbers */
         rest = azoi_skip(rest, 1);
         count++;
     }
-    azo_result r = azoi_row_room(job, row, count);
+    azo_result r = azoi_row_room(job, e, row, count);
     if (r != AZO_OK) {
         return r;
     }
-    azoi_json_scan s;
-    const char *at = azoi_json_scan_init(&s, array, NULL) + 1;
     float *out = embed->vectors + (size_t)row * count;
     for (size_t i = 0; i < count; i++) {
         (void)azoi_json_scan_ahead(&s, &at);
         at = azoi_json_scan_double(&s, at, &number);
         if (at == NULL || number > (double)FLT_MAX || number < -(double)FLT_MAX ||
             azoi_json_scan_ahead(&s, &at) != (i + 1 < count ? ',' : ']')) {
-            return azoi_row_bad(job, row, "holds something that is no number");
+            return azoi_row_bad(job, e, row, "holds something that is no number");
         }
         at++;
         out[i] = (float)number;
@@ -10661,7 +10734,7 @@ static azo_result azoi_row_numbers(azo_request *job, int64_t row, azo_str array)
 }
 
 /* Base64 of little-endian IEEE 754 singles. */
-static azo_result azoi_row_base64(azo_request *job, int64_t row, azo_str text) {
+static azo_result azoi_row_base64(azo_request *job, azo_error *e, int64_t row, azo_str text) {
     azoi_embed *embed = (azoi_embed *)job->data;
     if (azoi_find(text, '\\') < text.len) { /* some write / as \/ */
         azoi_buf *decoded = &job->client->decoded;
@@ -10673,7 +10746,7 @@ static azo_result azoi_row_base64(azo_request *job, int64_t row, azo_str text) {
         text.len--;
     }
     size_t dimensions = text.len / 16 * 3 + text.len % 16 * 3 / 16;
-    azo_result r = azoi_row_room(job, row, dimensions);
+    azo_result r = azoi_row_room(job, e, row, dimensions);
     if (r != AZO_OK) {
         return r;
     }
@@ -10681,7 +10754,7 @@ static azo_result azoi_row_base64(azo_request *job, int64_t row, azo_str text) {
     unsigned char *bytes = (unsigned char *)out;
     size_t len;
     if (!azoi_base64_decode(text, bytes, dimensions * 4, &len) || len != dimensions * 4) {
-        return azoi_row_bad(job, row, "is malformed base64");
+        return azoi_row_bad(job, e, row, "is malformed base64");
     }
     for (size_t i = 0; i < dimensions; i++) {
         const unsigned char *b = bytes + 4 * i;
@@ -10691,30 +10764,158 @@ static azo_result azoi_row_base64(azo_request *job, int64_t row, azo_str text) {
     return AZO_OK;
 }
 
-/* {"index": 1, "embedding": ...}; the position counts where there is no index. */
-static azo_result azoi_row(azo_request *job, azo_str value, int64_t position, char *seen) {
-    static const azo_str names[] = {{"index", 5}, {"embedding", 9}};
-    azo_str v[2];
-    azoi_pick(NULL, value, names, 2, v);
-    int64_t row = azoi_count_of(v[0], position);
-    if (row < 0 || (uint64_t)row >= ((azoi_embed *)job->data)->count || seen[row] != 0) {
-        return azoi_row_bad(job, row, "has an index that is too large or comes twice");
+/* The members of a row, checked but for an array of numbers, which is passed over: it is checked as it is read. False:
+ * something is no JSON, or no object. */
+static bool azoi_row_open(azo_str text, azo_str *index, azo_str *embedding) {
+    azoi_json_scan s;
+    const char *at = azoi_json_scan_init(&s, text, NULL);
+    char c = azoi_json_scan_ahead(&s, &at);
+    *index = azoi_view(NULL, 0);
+    *embedding = azoi_view(NULL, 0);
+    for (bool first = true; c == (first ? '{' : ','); first = false) {
+        at = azoi_json_scan_key(&s, at + 1);
+        if (at == NULL) {
+            return false;
+        }
+        azo_str key = s.next->key;
+        c = azoi_json_scan_ahead(&s, &at);
+        azo_str *member = azoi_equal(key, "index") ? index : azoi_equal(key, "embedding") ? embedding : NULL;
+        bool wanted = member != NULL && member->ptr == NULL && c != 'n';
+        azo_str value = azoi_view(at, (size_t)(s.end - at));
+        size_t numbers = wanted && member == embedding && c == '[' ? azoi_find(value, ']') : value.len;
+        at = numbers < value.len ? at + numbers + 1 : azoi_json_scan_value(&s, at);
+        if (at == NULL) {
+            return false;
+        }
+        if (wanted) {
+            *member = azoi_trim_end(azoi_view(value.ptr, (size_t)(at - value.ptr)));
+        }
+        c = azoi_json_scan_ahead(&s, &at);
     }
-    seen[row] = 1;
-    if (azoi_is(v[1], '[')) {
-        return azoi_row_numbers(job, row, v[1]);
-    }
-    return azoi_is(v[1], '"') ? azoi_row_base64(job, row, azoi_inside(v[1])) : azoi_row_bad(job, row, "is missing");
+    return c == '}' && at + 1 == s.end;
 }
 
-static azo_result azoi_embed_read(azo_request *job, azo_str body, char *seen) {
+/* {"index": 1, "embedding": ...}; the position counts where there is no index. */
+static azo_result azoi_row(azo_request *job, azo_error *e, azo_str text, int64_t position) {
+    azoi_embed *embed = (azoi_embed *)job->data;
+    char *seen = (char *)(embed + 1);
+    azo_str index;
+    azo_str value;
+    bool open = azoi_row_open(text, &index, &value);
+    int64_t row = azoi_count_of(index, position);
+    azo_result r;
+    if (row < 0 || (uint64_t)row >= embed->count || seen[row] != 0) {
+        return azoi_row_bad(job, e, row, "has an index that is too large or comes twice");
+    }
+    if (azoi_is(value, '[') && open) {
+        r = azoi_row_numbers(job, e, row, value);
+    } else if (azoi_is(value, '"') && open) {
+        r = azoi_row_base64(job, e, row, azoi_inside(value));
+    } else {
+        r = azoi_row_bad(job, e, row, azoi_is(value, '[') ? "holds something that is no number" : "is missing");
+    }
+    seen[row] = r == AZO_OK ? 1 : 0;
+    return r;
+}
+
+/* Whether the array that begins behind this is that of the rows. Inside a string the first quote has a backslash. */
+static bool azoi_rows_begin(azo_str front) {
+    front = azoi_trim_end(front);
+    if (!azoi_ends(front, ":")) {
+        return false;
+    }
+    front.len--;
+    front = azoi_trim_end(front);
+    return azoi_ends(front, "\"data\"") && !azoi_ends(front, "\\\"data\"");
+}
+
+/* Takes what lies before the array of rows, up to its next bracket. */
+static void azoi_rows_seek(azo_request *job, azo_str *piece) {
+    azoi_embed *embed = (azoi_embed *)job->data;
+    size_t len = azoi_json_bracket(&embed->nesting, *piece);
+    azoi_buf *body = &job->body;
+    azoi_buf_collect(body, azoi_view(piece->ptr, len));
+    bool array = !embed->nesting.quoted && embed->nesting.depth == 2 && piece->ptr[len - 1] == '[';
+    *piece = azoi_skip(*piece, len);
+    if (array && body->failed == AZO_OK && azoi_rows_begin(azoi_view(body->data, body->len - 1))) {
+        embed->rows = AZOI_ROWS_AMONG;
+        embed->found_at = body->len;
+        azoi_buf_init(&embed->row, &job->allocator, 0, false);
+    }
+}
+
+/* Takes white space or a comma, or finds out what else comes. */
+static void azoi_rows_between(azo_request *job, azo_str *piece) {
+    azoi_embed *embed = (azoi_embed *)job->data;
+    char c = piece->ptr[0];
+    if (azoi_is_space(c) || (c == ',' && embed->comma)) {
+        embed->comma = embed->comma && c != ',';
+        azoi_buf_collect(&job->body, azoi_view(piece->ptr, 1));
+        *piece = azoi_skip(*piece, 1);
+    } else {
+        embed->rows = c == '{' && !embed->comma ? AZOI_ROWS_INSIDE : AZOI_ROWS_BEHIND;
+        embed->row.max = job->body.max - job->body.len;
+    }
+}
+
+/* Takes what there is of a row, and reads it where that is all. */
+static void azoi_rows_take(azo_request *job, azo_str *piece) {
+    azoi_embed *embed = (azoi_embed *)job->data;
+    azo_str text = azoi_view(piece->ptr, 0);
+    do {
+        text.len += azoi_json_bracket(&embed->nesting, azoi_skip(*piece, text.len));
+    } while (embed->nesting.depth > 2 && text.len < piece->len);
+    bool whole = embed->nesting.depth <= 2;
+    *piece = azoi_skip(*piece, text.len);
+    if (!whole || embed->row.len > 0 || text.len > embed->row.max) {
+        azoi_buf_collect(&embed->row, text);
+        job->body.failed = embed->row.failed;
+        text = azoi_buf_view(&embed->row);
+    }
+    if (!whole || job->body.failed != AZO_OK) {
+        return;
+    }
+    if (embed->nesting.deepest <= AZO_MAX_JSON_DEPTH && azoi_row(job, NULL, text, embed->found) == AZO_OK) {
+        embed->rows = AZOI_ROWS_AMONG;
+        embed->comma = true;
+        embed->found++;
+        embed->taken += text.len - 2;
+        job->body.max -= text.len - 2; /* what was taken out counts */
+        text = azo_s("{}");
+    } else {
+        embed->rows = AZOI_ROWS_BEHIND;
+    }
+    azoi_buf_str(&job->body, text);
+    azoi_buf_clear(&embed->row);
+}
+
+static azo_result azoi_embed_data(azo_request *job, azo_str *piece) {
+    const azoi_embed *embed = (const azoi_embed *)job->data;
+    azo_result r = AZO_OK;
+    while (piece->len > 0 && r == AZO_OK) {
+        if (embed->rows == AZOI_ROWS_AHEAD) {
+            azoi_rows_seek(job, piece);
+        } else if (embed->rows == AZOI_ROWS_AMONG) {
+            azoi_rows_between(job, piece);
+        } else if (embed->rows == AZOI_ROWS_INSIDE) {
+            azoi_rows_take(job, piece);
+        }
+        r = azoi_buf_failed(&job->body, &job->error, "The answer (max_response_bytes)");
+        if (r == AZO_OK && embed->rows == AZOI_ROWS_BEHIND) {
+            r = azoi_stream_collect(job, piece);
+        }
+    }
+    return r;
+}
+
+static azo_result azoi_embed_read(azo_request *job, azo_str body) {
     static const azo_str names[] = {{"error", 5}, {"data", 4}, {"usage", 5}};
     azoi_embed *embed = (azoi_embed *)job->data;
     azo_str v[3];
     azo_str tokens;
     azo_str value;
     int64_t found = 0;
-    azo_result r = azoi_check_answer(job, body, NULL);
+    azo_result r = azoi_check_answer(job, body, NULL, embed->found_at, embed->taken);
     if (r != AZO_OK) {
         return r;
     }
@@ -10724,7 +10925,7 @@ static azo_result azoi_embed_read(azo_request *job, azo_str body, char *seen) {
     }
     azo_str rest = azoi_is(v[1], '[') ? v[1] : azoi_view(NULL, 0);
     for (; r == AZO_OK && azoi_json_step(&rest, NULL, &value); found++) {
-        r = azoi_row(job, value, found, seen);
+        r = found < embed->found ? AZO_OK : azoi_row(job, &job->error, value, found);
     }
     (void)azoi_json_find(v[2], "prompt_tokens", &tokens);
     embed->prompt_tokens = azoi_count_of(tokens, -1);
@@ -10758,18 +10959,15 @@ static azo_result azoi_embed_seal(azo_request *job) {
 
 static azo_result azoi_embed_end(azo_request *job) {
     azoi_embed *embed = (azoi_embed *)job->data;
-    azoi_buf *scratch = &job->client->scratch;
+    azoi_buf_str(&job->body, azoi_buf_view(&embed->row)); /* half a row */
     azo_str body = azoi_buf_view(&job->body);
+    if (job->body.failed != AZO_OK) {
+        return azoi_memory(&job->error);
+    }
     if (!azoi_starts(azoi_trim(body), "{")) {
         return azoi_not_json(job, job->body.len > 0 ? "text instead of JSON" : "nothing");
     }
-    azoi_buf_clear(scratch);
-    if (!azoi_buf_reserve(scratch, embed->count)) {
-        return azoi_memory(&job->error);
-    }
-    memset(scratch->data, 0, embed->count);
-    azo_result r = azoi_embed_read(job, body, scratch->data);
-    azoi_buf_slim(scratch);
+    azo_result r = azoi_embed_read(job, body);
     embed->whole = r == AZO_OK;
     return r == AZO_OK ? azoi_embed_seal(job) : r;
 }
@@ -10777,13 +10975,20 @@ static azo_result azoi_embed_end(azo_request *job) {
 /* The caller's vectors are kept. */
 static void azoi_embed_restart(azo_request *job) {
     azoi_embed *embed = (azoi_embed *)job->data;
+    azoi_embed fresh;
+    memset(&fresh, 0, sizeof fresh);
+    fresh.answer = embed->answer;
+    fresh.count = embed->count;
+    fresh.vectors = embed->own_size > 0 ? NULL : embed->vectors;
+    fresh.vector_cap = embed->vector_cap;
+    fresh.prompt_tokens = -1;
     if (embed->own_size > 0) {
         azoi_free(&job->allocator, embed->vectors, embed->own_size);
-        embed->vectors = NULL;
-        embed->own_size = 0;
     }
-    embed->dimensions = 0;
-    embed->prompt_tokens = -1;
+    azoi_buf_free(&embed->row);
+    memset(embed + 1, 0, embed->count);
+    *embed = fresh;
+    job->body.max = job->spec.max_body;
 }
 
 static void azoi_embed_drop(azo_request *job) {
@@ -10792,7 +10997,7 @@ static void azoi_embed_drop(azo_request *job) {
 }
 
 static const azoi_job_ops azoi_embed_ops = {
-    AZOI_KIND_EMBED, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_embed_restart, NULL,
+    AZOI_KIND_EMBED, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_embed_restart, azoi_embed_data,
     azoi_embed_end,  azoi_refused,        NULL,           azoi_embed_drop};
 
 static azo_result azoi_embed_write(azoi_draft *d, const azo_embed_desc *desc) {
@@ -10824,7 +11029,7 @@ AZOI_EMBED_API azo_result azo_embed_begin(azo_client *client, const azo_embed_de
     r = r == AZO_OK ? azoi_draft_open(&d, client, &desc->call, desc->deployment, true, err) : r;
     r = r == AZO_OK ? azoi_draft_post(&d, "/embeddings", "application/json") : r;
     r = r == AZO_OK ? azoi_embed_write(&d, desc) : r;
-    r = r == AZO_OK ? azoi_draft_send_post(&d, &azoi_embed_ops, sizeof(azoi_embed), out) : r;
+    r = r == AZO_OK ? azoi_draft_send_post(&d, &azoi_embed_ops, sizeof(azoi_embed) + desc->input_count, out) : r;
     if (r == AZO_OK) {
         azoi_embed *embed = (azoi_embed *)(*out)->data;
         embed->count = desc->input_count;

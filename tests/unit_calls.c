@@ -1788,37 +1788,42 @@ static void test_embeddings_refused(void **state) {
         const char *body;
         azo_result code;
         const char *words;
+        const char *left; /* in http.body, where that is not the whole */
     } cases[] = {
-        {"", AZO_ERR_HTTP, "nothing"},
-        {"<html>", AZO_ERR_HTTP, "a web page"},
-        {"{}", AZO_ERR_JSON, "0 of 2"},
-        {"{\"data\":{}}", AZO_ERR_JSON, "0 of 2"},
-        {"{\"data\":[]}", AZO_ERR_JSON, "0 of 2"},
-        {"{\"data\":[{\"index\":0,\"embedding\":[1]}]}", AZO_ERR_JSON, "1 of 2"},
-        {"{\"data\":[{\"index\":0,\"embedding\":[1]},{\"index\":0,\"embedding\":[1]}]}", AZO_ERR_JSON, "twice"},
-        {"{\"data\":[{\"index\":2,\"embedding\":[1]}]}", AZO_ERR_JSON, "too large"},
-        {"{\"data\":[{\"embedding\":[1],\"index\":99999999999999999999}]}", AZO_ERR_JSON, "too large"},
-        {"{\"data\":[{\"index\":0,\"embedding\":[]}]}", AZO_ERR_JSON, "empty"},
-        {"{\"data\":[{\"index\":0,\"embedding\":\"\"}]}", AZO_ERR_JSON, "empty"},
-        {"{\"data\":[{\"index\":0,\"embedding\":\"AAC\"}]}", AZO_ERR_JSON, "empty"},
-        {"{\"data\":[{\"index\":0,\"embedding\":\"AACAPg*=\"}]}", AZO_ERR_JSON, "base64"},
-        {"{\"data\":[{\"index\":0,\"embedding\":\"AACAPgA=\"}]}", AZO_ERR_JSON, "base64"},
-        {"{\"data\":[{\"index\":0,\"embedding\":\"AACAPg          \"}]}", AZO_ERR_JSON, "base64"},
-        {"{\"data\":[{\"index\":0,\"embedding\":[1,2]},{\"index\":1,\"embedding\":[1]}]}", AZO_ERR_JSON, "differ"},
-        {"{\"data\":[{\"index\":0,\"embedding\":[1]},{\"index\":1,\"embedding\":[1,2]}]}", AZO_ERR_JSON, "differ"},
+        {"", AZO_ERR_HTTP, "nothing", NULL},
+        {"<html>", AZO_ERR_HTTP, "a web page", NULL},
+        {"{}", AZO_ERR_JSON, "0 of 2", NULL},
+        {"{\"data\":{}}", AZO_ERR_JSON, "0 of 2", NULL},
+        {"{\"data\":[]}", AZO_ERR_JSON, "0 of 2", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":[1]}]}", AZO_ERR_JSON, "1 of 2", "{\"data\":[{}]}"},
+        {"{\"data\":[{\"index\":0,\"embedding\":[1]},{\"index\":0,\"embedding\":[1]}]}", AZO_ERR_JSON, "twice",
+         "{\"data\":[{},{\"index\":0,\"embedding\":[1]}]}"},
+        {"{\"data\":[{\"index\":2,\"embedding\":[1]}]}", AZO_ERR_JSON, "too large", NULL},
+        {"{\"data\":[{\"embedding\":[1],\"index\":99999999999999999999}]}", AZO_ERR_JSON, "too large", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":[]}]}", AZO_ERR_JSON, "empty", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":\"\"}]}", AZO_ERR_JSON, "empty", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":\"AAC\"}]}", AZO_ERR_JSON, "empty", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":\"AACAPg*=\"}]}", AZO_ERR_JSON, "base64", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":\"AACAPgA=\"}]}", AZO_ERR_JSON, "base64", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":\"AACAPg          \"}]}", AZO_ERR_JSON, "base64", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":[1,2]},{\"index\":1,\"embedding\":[1]}]}", AZO_ERR_JSON, "differ",
+         "{\"data\":[{},{\"index\":1,\"embedding\":[1]}]}"},
+        {"{\"data\":[{\"index\":0,\"embedding\":[1]},{\"index\":1,\"embedding\":[1,2]}]}", AZO_ERR_JSON, "differ",
+         "{\"data\":[{},{\"index\":1,\"embedding\":[1,2]}]}"},
         {"{\"data\":[{\"index\":0,\"embedding\":[1]},{\"index\":1,\"embedding\":\"AACAPgAAAL8=\"}]}", AZO_ERR_JSON,
-         "differ"},
-        {"{\"data\":[{\"index\":0,\"embedding\":[1,null]}]}", AZO_ERR_JSON, "no number"},
-        {"{\"data\":[{\"index\":0,\"embedding\":[1e39,1]}]}", AZO_ERR_JSON, "no number"},
-        {"{\"data\":[{\"index\":0,\"embedding\":[-1e39,1]}]}", AZO_ERR_JSON, "no number"},
-        {"{\"data\":[{\"index\":0,\"embedding\":[1,1e999]}]}", AZO_ERR_JSON, "no number"},
-        {"{\"data\":[{\"index\":0,\"embedding\":[1,]}]}", AZO_ERR_JSON, ""},
-        {"{\"data\":[{\"index\":0,\"embedding\":[1", AZO_ERR_JSON, "malformed"},
-        {"{\"data\":[{\"index\":0,\"embedding\":null}]}", AZO_ERR_JSON, "missing"},
-        {"{\"data\":[{\"index\":0,\"embedding\":[1]}{}]}", AZO_ERR_JSON, "malformed"},
-        {"{\"data\":[{\"index\":0,\"embedding\":[1]},{\"index\":1,\"embedding\":[1]}]} x", AZO_ERR_JSON, "malformed"},
-        {"{\"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"m\"}}", AZO_ERR_RATE_LIMIT, "Quota"},
-        {"{\"data\":[{\"index\":0,\"embedding\":[1,2,3,4]}]}", AZO_ERR_LIMIT, "8 floats (2 x 4)"},
+         "differ", "{\"data\":[{},{\"index\":1,\"embedding\":\"AACAPgAAAL8=\"}]}"},
+        {"{\"data\":[{\"index\":0,\"embedding\":[1,null]}]}", AZO_ERR_JSON, "no number", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":[1e39,1]}]}", AZO_ERR_JSON, "no number", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":[-1e39,1]}]}", AZO_ERR_JSON, "no number", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":[1,1e999]}]}", AZO_ERR_JSON, "no number", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":[1,]}]}", AZO_ERR_JSON, "", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":[1", AZO_ERR_JSON, "malformed", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":null}]}", AZO_ERR_JSON, "missing", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":[1]}{}]}", AZO_ERR_JSON, "malformed", "{\"data\":[{}{}]}"},
+        {"{\"data\":[{\"index\":0,\"embedding\":[1]},{\"index\":1,\"embedding\":[1]}]} x", AZO_ERR_JSON, "malformed",
+         "{\"data\":[{},{}]} x"},
+        {"{\"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"m\"}}", AZO_ERR_RATE_LIMIT, "Quota", NULL},
+        {"{\"data\":[{\"index\":0,\"embedding\":[1,2,3,4]}]}", AZO_ERR_LIMIT, "8 floats (2 x 4)", NULL},
     };
     size_t i;
     (void)state;
@@ -1838,8 +1843,134 @@ static void test_embeddings_refused(void **state) {
         }
         test_sentences(err.message);
         assert_null(reply.vectors);
-        check_text(reply.http.body, cases[i].body[0] != '\0' ? cases[i].body : NULL);
+        check_text(reply.http.body, cases[i].left != NULL ? cases[i].left : i > 0 ? cases[i].body : NULL);
         azo_embed_reply_free(&reply);
+        azo_client_close(client);
+    }
+}
+
+/* What came of an answer; message and offset say nothing where it was a good one. */
+typedef struct embed_outcome {
+    azo_error err;
+    size_t dimensions;
+    float vectors[6];
+} embed_outcome;
+
+/* In pieces of so many bytes, the first of which has `first`. Not early: the rows are only read at the end. */
+static void play_embed(const char *body, size_t first, size_t others, bool early, embed_outcome *out) {
+    test_memory memory;
+    azo_client_desc client_desc = desc_of(ENDPOINT, NULL, "d");
+    azo_embed_desc desc = embed_of();
+    azo_embed_reply reply;
+    azo_str rest = azo_s(body);
+    azo_result r = AZO_OK;
+    memset(out, 0, sizeof *out);
+    test_memory_open(&memory);
+    client_desc.allocator = memory.hook;
+    azo_client *client = client_of(&client_desc);
+    azo_request *job = begin_embed(client, &desc);
+    play_head(job, 200, "");
+    if (!early) {
+        ((azoi_embed *)job->data)->rows = AZOI_ROWS_BEHIND;
+    }
+    for (size_t size = first; rest.len > 0 && r == AZO_OK; size = others) {
+        size = size < rest.len ? size : rest.len;
+        r = play_piece(job, azoi_view(rest.ptr, size));
+        rest = azoi_skip(rest, size);
+    }
+    (void)play_end(job, r);
+    if (azo_embed_end(job, &reply, &out->err) == AZO_OK) {
+        out->dimensions = reply.dimensions;
+        assert_int_equal(reply.count, 2);
+        assert_true(reply.dimensions <= 3);
+        memcpy(out->vectors, reply.vectors, 2 * reply.dimensions * sizeof(float));
+    }
+    azo_embed_reply_free(&reply);
+    azo_client_close(client);
+    test_memory_close(&memory);
+}
+
+#define OPEN_16 "[[[[[[[[[[[[[[[["
+#define CLOSE_16 "]]]]]]]]]]]]]]]]"
+#define OPEN_61 OPEN_16 OPEN_16 OPEN_16 "[[[[[[[[[[[[["
+#define CLOSE_61 CLOSE_16 CLOSE_16 CLOSE_16 "]]]]]]]]]]]]]"
+#define ROW_0 "{\"index\":0,\"embedding\":[0.25,-5e-1]}"
+#define ROW_1 "{\"embedding\" : \"AACAPgAAAL8=\" , \"index\":1, \"x\":\"}]\\\"\\\\\"}"
+
+/* Rows are read as they come; all that can be seen of it is the same wherever the answer is cut, and as if it had been
+ * read in one piece at its end. */
+static void test_embeddings_in_pieces(void **state) {
+    static const char *const bodies[] = {
+        BODY_85,
+        " { \"data\" : [ " ROW_1 " , " ROW_0 " ] , \"usage\" : { \"prompt_tokens\" : 7 } } ",
+        "{\"data\":null,\"x\":[[],{\"data\":[1]}],\"data\":[" ROW_0 "," ROW_1 "]}",
+        "{\"data\":{},\"data\":[" ROW_0 "," ROW_1 "]}",
+        "{\"data\":[" ROW_0 "," ROW_1 "],\"data\":[1,2,3]}",
+        "{\"x\\\"data\":[" ROW_0 "," ROW_1 "]}",
+        "{\"x\":\"\\\"data\":[" ROW_0 "," ROW_1 "]}",
+        "{\"x\":\"[\\\\\",\"data\":[" ROW_0 "," ROW_1 "]}",
+        "[{\"data\":[" ROW_0 "," ROW_1 "]}]",
+        "{\"data\":[" ROW_0 "," ROW_1 "],\"error\":{\"code\":\"rate_limit_exceeded\"}}",
+        "{\"data\":[" ROW_0 "," ROW_1 "]",
+        "{\"data\":[" ROW_0 "," ROW_1,
+        "{\"data\":[" ROW_0 ",\"",
+        "{\"data\":[" ROW_0 "," ROW_1 "]}]",
+        "{\"data\":[" ROW_0 "," ROW_1 ",]}",
+        "{\"data\":[" ROW_0 ",," ROW_1 "]}",
+        "{\"data\":[," ROW_0 "," ROW_1 "]}",
+        "{\"data\":[" ROW_0 " " ROW_1 "]}",
+        "{\"data\":[" ROW_0 "," ROW_1 "],}",
+        "{\"data\":[" ROW_0 ",5]}",
+        "{\"data\":[" ROW_0 "," ROW_1 "," ROW_1 "]}",
+        "{\"data\":[" ROW_0 ",{\"embedding\":[\"]\",1]}]}",
+        "{\"data\":[" ROW_0 ",{\"embedding\":[1,[2]]}]}",
+        "{\"data\":[" ROW_0 ",{\"embedding\":[1 2]}]}",
+        "{\"data\":[" ROW_0 ",{\"embedding\":[1,2],\"embedding\":[x]}]}",
+        "{\"data\":[" ROW_0 ",{\"embedding\":[1,2],\"embedding\":[3,4]}]}",
+        "{\"data\":[" ROW_0 ",{\"embedding\":null,\"embedding\":[1,2]}]}",
+        "{\"data\":[" ROW_0 ",{\"embedding\":[1,2],\"x\":[}]}",
+        "{\"data\":[" ROW_0 ",{\"embedding\":[1,2]},{\"x\":\"\\x\"}]}",
+        "{\"data\":[" ROW_0 ",{\"embedding\":[1,2],\"x\":" OPEN_61 CLOSE_61 "}]}",
+        "{\"data\":[" ROW_0 ",{\"embedding\":[1,2],\"x\":[" OPEN_61 CLOSE_61 "]}]}",
+        "{\"data\":[" ROW_0 ",{\"embedding\":[1,02]}]}",
+        "{\"data\":[" ROW_0 ",{\"embedding\":[1,2]} x]}",
+        "}}{\"data\":[" ROW_0 "," ROW_1 "]}",
+        "<data>\"data\":[" ROW_0 "</data>",
+        "{\"data\":[{}]}",
+    };
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
+        size_t len = strlen(bodies[i]);
+        embed_outcome expected;
+        size_t first;
+        play_embed(bodies[i], len, len, false, &expected);
+        for (first = 0; first <= len; first++) {
+            embed_outcome got;
+            play_embed(bodies[i], first == 0 ? 1 : first, first == 0 ? 1 : len, true, &got); /* 0: byte by byte */
+            if (memcmp(&got, &expected, sizeof got) != 0) {
+                fail_msg("%s, cut at %lu: %d at %lu: %s (not %d at %lu: %s)", bodies[i], (unsigned long)first,
+                         (int)got.err.code, (unsigned long)got.err.json_offset, got.err.message,
+                         (int)expected.err.code, (unsigned long)expected.err.json_offset, expected.err.message);
+            }
+        }
+    }
+}
+
+/* The limit is for all that came, also for what was taken out already. */
+static void test_embeddings_limit(void **state) {
+    static const char body[] = "{\"data\":[" ROW_0 "," ROW_1 "]}";
+    size_t cut;
+    (void)state;
+    for (cut = 0; cut < 4; cut++) {
+        azo_client_desc desc = desc_of(ENDPOINT, NULL, "d");
+        azo_embed_desc embed = embed_of();
+        desc.max_response_bytes = sizeof body - 1 - (cut > 2 ? sizeof ROW_1 : cut);
+        azo_client *client = client_of(&desc);
+        azo_request *job = begin_embed(client, &embed);
+        assert_int_equal(play(job, 200, "", body), cut == 0 ? AZO_OK : AZO_ERR_LIMIT);
+        assert_int_equal(cut == 0, job->error.message[0] == '\0');
+        azo_request_free(job);
         azo_client_close(client);
     }
 }
@@ -2314,40 +2445,6 @@ static void test_open_failures(void **state) {
     test_every_failure(run_open, NULL);
 }
 
-/* More inputs than the buffers that are kept have bytes: the memory for them is missed when the answer is read. */
-static void test_embeddings_memory(void **state) {
-    enum { COUNT = AZOI_SCRATCH_KEPT + 1 };
-    test_memory memory;
-    azo_client_desc desc = desc_of(ENDPOINT, NULL, "d");
-    azo_embed_desc embed = embed_of();
-    azo_str *inputs = (azo_str *)calloc(COUNT, sizeof *inputs);
-    azo_client *client;
-    azo_request *job;
-    azo_error err;
-    size_t i;
-    (void)state;
-    assert_non_null(inputs);
-    for (i = 0; i < COUNT; i++) {
-        inputs[i] = azo_s("a");
-    }
-    test_memory_open(&memory);
-    desc.allocator = memory.hook;
-    client = client_of(&desc);
-    embed.inputs = inputs;
-    embed.input_count = COUNT;
-    job = begin_embed(client, &embed);
-    free(inputs);
-    play_head(job, 200, "");
-    assert_int_equal(play_piece(job, azo_s("{\"data\":[]}")), AZO_OK);
-    memory.fail_at = memory.calls + 1;
-    assert_int_equal(play_end(job, AZO_OK), AZO_ERR_MEMORY);
-    assert_int_equal(memory.failures, 1);
-    assert_int_equal(azo_embed_end(job, NULL, &err), AZO_ERR_MEMORY);
-    test_sentences(err.message);
-    azo_client_close(client);
-    test_memory_close(&memory);
-}
-
 /* What a warm call costs in allocations, the machine's own apart. */
 static void test_warm_allocations(void **state) {
     test_memory memory;
@@ -2389,7 +2486,7 @@ static void test_impossible_sizes(void **state) {
     assert_int_equal(job->error.code, AZO_ERR_MEMORY);
     azo_request_free(job);
     job = begin_embed(client, &desc);
-    assert_int_equal(azoi_row_room(job, 0, SIZE_MAX), AZO_ERR_JSON); /* times two inputs */
+    assert_int_equal(azoi_row_room(job, &job->error, 0, SIZE_MAX), AZO_ERR_JSON); /* times two inputs */
     test_sentences(job->error.message);
     azo_request_free(job);
     azo_client_close(client);
@@ -2723,6 +2820,8 @@ int main(void) {
         cmocka_unit_test(test_embeddings),
         cmocka_unit_test(test_embeddings_order),
         cmocka_unit_test(test_embeddings_refused),
+        cmocka_unit_test(test_embeddings_in_pieces),
+        cmocka_unit_test(test_embeddings_limit),
         cmocka_unit_test(test_embeddings_arguments),
         cmocka_unit_test(test_raw_targets),
         cmocka_unit_test(test_raw_bodies),
@@ -2732,7 +2831,6 @@ int main(void) {
         cmocka_unit_test(test_provider_closes),
         cmocka_unit_test(test_memory_failures),
         cmocka_unit_test(test_open_failures),
-        cmocka_unit_test(test_embeddings_memory),
         cmocka_unit_test(test_warm_allocations),
         cmocka_unit_test(test_impossible_sizes),
         cmocka_unit_test(test_wait),
