@@ -12138,6 +12138,7 @@ AZO_API const char *azo_version(void) {
 
 /* >>end */
 
+#undef AZOI_APART
 #undef AZOI_EMBED_API
 #undef AZOI_HAS_IMDS
 #undef AZOI_HAS_LOG
