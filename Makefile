@@ -27,7 +27,7 @@ VERSION = $(shell sed -n 's/^\#define AZO_VERSION "\(.*\)"/\1/p' azopenai.h)
 JOBS := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 COMPILE = $(CC) $(STRICT) $(CFLAGS) $(CPPFLAGS) $(MBEDTLS_FLAGS) -I. -MMD -MP
 
-EXAMPLES = hello chat async tools embed token az_login cron
+EXAMPLES = hello chat async tools embed token az_login cron fixed
 TESTS := $(sort $(patsubst tests/%.c,%,$(wildcard tests/unit_*.c tests/test_*.c tests/torture_*.c)))
 SCRIPTS := $(sort $(wildcard tests/test_*.sh))
 EXAMPLE_PROGRAMS = $(EXAMPLES:%=$(BUILD)/%)
@@ -37,7 +37,7 @@ RUN_TESTS = AZO_TEST_CERTS=$(CERTS) AZO_TEST_BUILD=$(BUILD) tests/run.sh
 
 .PHONY: all help demo test test-programs asan valgrind cover soak fuzz analysis \
     test-official compile-check matrix static size \
-    run-matrix lwip install clean force
+    run-matrix fixed lwip install clean force
 .DELETE_ON_ERROR:
 
 all: $(EXAMPLE_PROGRAMS)
@@ -59,6 +59,7 @@ help:
 	@echo 'make static          one file with musl and the smallest mbedTLS, proven in an empty root'
 	@echo 'make size            what that takes, beside a bare mbedTLS program and libcurl'
 	@echo 'make run-matrix      the tests on i386, armhf, arm64, s390x (qemu) and musl'
+	@echo 'make fixed           a client and mbedTLS in a buffer each: for ever, and of every size that is too small'
 	@echo 'make lwip            examples/lwip.c: a chat over a network stack that is not the system'"'"'s'
 	@echo 'make install         header and pkg-config file (PREFIX=$(PREFIX), DESTDIR=)'
 	@echo 'make clean           removes build/'
@@ -174,6 +175,9 @@ size:
 
 run-matrix:
 	@AZO_TEST_BUILD=$(BUILD) tests/ports/run.sh
+
+fixed:
+	@AZO_TEST_BUILD=$(BUILD) tests/ports/fixed.sh
 
 lwip:
 	@AZO_TEST_BUILD=$(BUILD) tests/ports/lwip.sh

@@ -394,6 +394,8 @@ tr '\n' ' ' <"$dir/out" | grep -q -E '^source: environment expires in: 359[0-9] 
     tr '\n' ' ' <"$dir/out" | grep -q -E '^source: managed identity expires in: 863[0-9][0-9] s $' ||
         not_ok 'token names the managed identity' "$(cat "$dir/out")"
     exit $failed) || failed=1
+expect 'fixed' 0 'You said: Hello.
+You said: Hello.' '^library: [0-9]+ of [0-9]+ bytes' fixed Hello. 2
 expect 'token usage' 2 '' '^usage: token' token --nonsense
 expect 'token for an unknown resource' 1 '' '^token: .*AADSTS500011' token https://nowhere.example/.default
 # Not through expect: this output is a secret.
