@@ -65,6 +65,26 @@ static void cold_token(const bench *b) {
     cold(b, true);
 }
 
+/* As a job that runs again and again does: see examples/cron.c. */
+static void cold_state(const bench *b) {
+    static char kept[BENCH_MAX_STATE];
+    char url[BENCH_URL_SIZE];
+    azo_state state;
+    azo_error err;
+    long i;
+    bench_url(url, b->address, "");
+    for (i = 0; i < b->count; i++) {
+        azo_client *client = open_client(b, url, true);
+        size_t len = bench_load(b, kept);
+        bench_require(len == 0 || azo_client_import(client, kept, len, &err) == AZO_OK, err.message);
+        chat(client, false, BENCH_ANSWER_MIN);
+        bench_require(azo_client_export(client, &state, &err) == AZO_OK, err.message);
+        bench_store(b, state.bytes.ptr, state.bytes.len);
+        azo_state_free(&state);
+        azo_client_close(client);
+    }
+}
+
 static void warm(const bench *b) {
     char url[BENCH_URL_SIZE];
     azo_client *client;
@@ -217,6 +237,15 @@ static void embed_base64(const bench *b) {
 }
 
 const bench_mode bench_modes[] = {
-    {"cold-key", cold_key},     {"cold-token", cold_token},     {"warm", warm}, {"stream", stream}, {"bulk", bulk},
-    {"embed-text", embed_text}, {"embed-base64", embed_base64}, {"many", many}, {"delay", delay},   {NULL, NULL},
+    {"cold-key", cold_key},
+    {"cold-token", cold_token},
+    {"cold-state", cold_state},
+    {"warm", warm},
+    {"stream", stream},
+    {"bulk", bulk},
+    {"embed-text", embed_text},
+    {"embed-base64", embed_base64},
+    {"many", many},
+    {"delay", delay},
+    {NULL, NULL},
 };

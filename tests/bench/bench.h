@@ -9,6 +9,8 @@
  *
  *     cold-key, cold-token      COUNT calls, each by a new client; the second fetches a token first. Nothing is
  *                               printed: it is the process that is measured (run.c, valgrind)
+ *     cold-state                the same with what BENCH_STATE, a file, has kept of the run before: token and TLS
+ *                               session, as far as the client can keep them. The first run makes the file
  *     warm                      COUNT calls on one connection, after a first one that does not count
  *     stream                    one stream of COUNT events, after one that does not count
  *     bulk                      one stream of COUNT megabytes, after a call that does not count
@@ -29,6 +31,7 @@ typedef struct bench {
     const char *address; /* of the service, HOST:PORT */
     const char *entra;
     const char *ca_file;
+    const char *state_file;
     long count;
 } bench;
 
@@ -74,6 +77,11 @@ void bench_url(char out[BENCH_URL_SIZE], const char *address, const char *path);
 
 /* Ends the program with a message unless `ok`. */
 void bench_require(bool ok, const char *what);
+
+/* What the run before has left in BENCH_STATE, and what it is to leave for the next one. */
+enum { BENCH_MAX_STATE = 64 * 1024 };
+size_t bench_load(const bench *b, char state[BENCH_MAX_STATE]); /* 0: nothing */
+void bench_store(const bench *b, const void *state, size_t len);
 
 /* Between the two: time, processor time and heap calls, printed per unit. */
 void bench_start(void);

@@ -57,6 +57,27 @@ record() {
 # whole_process NAME CLIENT MODE ADDRESS
 whole_process() { record "$1" "$2" "$build/bench_run" "$(program_of "$2")" "$3" "$4" 1; }
 
+# first_run CLIENT ADDRESS: what it keeps is for the runs of cold-state that come after it.
+first_run() {
+    BENCH_STATE=$work/state.$1
+    export BENCH_STATE
+    rm -f "$BENCH_STATE"
+    "$(program_of "$1")" cold-state "$2" 1
+}
+
+# later_runs TIMES NAME ADDRESS
+later_runs() {
+    for client in $clients; do first_run $client "$3"; done
+    round=0
+    while [ $round -lt "$1" ]; do
+        for client in $clients; do
+            BENCH_STATE=$work/state.$client
+            whole_process "$2" $client cold-state "$3"
+        done
+        round=$((round + 1))
+    done
+}
+
 # repeat TIMES NAME MODE ADDRESS COUNT
 repeat() {
     round=0
@@ -75,6 +96,7 @@ cold_calls() {
         done
         round=$((round + 1))
     done
+    later_runs $cold cold-state "$nginx"
 }
 
 # start_relay RTT PORT: leaves its port in $port.
@@ -96,6 +118,7 @@ distant_calls() {
             done
             round=$((round + 1))
         done
+        later_runs $slow cold-state-$trip "localhost:$port"
     done
     BENCH_ENTRA=$near_entra
 }
@@ -113,7 +136,8 @@ heap_of() { "$(program_of "$1")_heap" "$2" "$3" "$4" | awk '$1 == "heap_peak_kb"
 
 heap() {
     for client in $clients; do
-        for mode in cold-key cold-token; do
+        first_run $client "$nginx"
+        for mode in cold-key cold-token cold-state; do
             echo "$mode $client heap_kb $(heap_of $client $mode "$nginx" 1)" >>"$results"
         done
         base=$(heap_of $client cold-key "$nginx" 1)
@@ -143,6 +167,8 @@ instructions_of() {
         echo "cold-key $1 instructions $(counted "$1" cold-key "$nginx" 1)" >>"$results"
         [ "$1-$run" != curl-quick ] || return # no bar needs more of libcurl
         echo "cold-token $1 instructions $(counted "$1" cold-token "$nginx" 1)" >>"$results"
+        first_run $1 "$nginx"
+        echo "cold-state $1 instructions $(counted "$1" cold-state "$nginx" 1)" >>"$results"
         each_counted "$1" warm "$nginx" 10 110
         each_counted "$1" stream "$peer" 100 600
         [ "$1" != curl ] || return # it takes long, and varies little

@@ -279,6 +279,33 @@ static void shake_hands(tunnel *l) {
     bench_require(result == 0, "the handshake");
 }
 
+/* ---- Sessions that last from one run to the next ---- */
+
+static void offer_session(tunnel *l, const bench *b) {
+    static char kept[BENCH_MAX_STATE];
+    mbedtls_ssl_session session;
+    size_t len = bench_load(b, kept);
+    mbedtls_ssl_session_init(&session);
+    if (len > 0) {
+        bench_require(mbedtls_ssl_session_load(&session, (unsigned char *)kept, len) == 0 &&
+                          mbedtls_ssl_set_session(&l->ssl, &session) == 0,
+                      "the session that was kept");
+    }
+    mbedtls_ssl_session_free(&session);
+}
+
+static void keep_session(tunnel *l, const bench *b) {
+    static unsigned char out[BENCH_MAX_STATE];
+    mbedtls_ssl_session session;
+    size_t len;
+    mbedtls_ssl_session_init(&session);
+    bench_require(mbedtls_ssl_get_session(&l->ssl, &session) == 0 &&
+                      mbedtls_ssl_session_save(&session, out, sizeof out, &len) == 0,
+                  "a session to keep");
+    bench_store(b, out, len);
+    mbedtls_ssl_session_free(&session);
+}
+
 /* ---- Exchanges ---- */
 
 typedef struct request {
@@ -414,6 +441,29 @@ static void cold_key(const bench *b) {
 
 static void cold_token(const bench *b) {
     cold(b, true, false);
+}
+
+/* With a token that was fetched before, too: one prepared request. */
+static void cold_state(const bench *b) {
+    static floor_tls t;
+    static tunnel l;
+    request call;
+    long i;
+    prepare_call(&call, b->address, "", "chat/completions");
+    for (i = 0; i < b->count; i++) {
+        tls_open(&t, b, false);
+#if MBEDTLS_VERSION_NUMBER >= 0x03060100
+        mbedtls_ssl_conf_tls13_enable_signal_new_session_tickets(
+            &t.config, MBEDTLS_SSL_TLS1_3_SIGNAL_NEW_SESSION_TICKETS_ENABLED);
+#endif
+        tunnel_open(&l, &t, b->address);
+        offer_session(&l, b);
+        shake_hands(&l);
+        exchange(&l, &call, NULL);
+        keep_session(&l, b);
+        tunnel_close(&l);
+        tls_close(&t);
+    }
 }
 
 static void cold_key_whole(const bench *b) {
@@ -586,6 +636,7 @@ const bench_mode bench_modes[] = {
     {"version", version}, /* of mbedTLS */
     {"cold-key", cold_key},
     {"cold-token", cold_token},
+    {"cold-state", cold_state},
     {"cold-key-whole", cold_key_whole},
     {"cold-token-whole", cold_token_whole},
     {"warm", warm},

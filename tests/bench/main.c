@@ -43,6 +43,23 @@ void bench_stream_url(char out[BENCH_URL_SIZE], const bench *b, bench_stream s) 
     bench_url(out, b->address, path);
 }
 
+size_t bench_load(const bench *b, char state[BENCH_MAX_STATE]) {
+    FILE *file;
+    size_t len = 0;
+    bench_require(b->state_file != NULL, "BENCH_STATE is not set");
+    file = fopen(b->state_file, "rb");
+    if (file != NULL) {
+        len = fread(state, 1, BENCH_MAX_STATE, file);
+        (void)fclose(file);
+    }
+    return len;
+}
+
+void bench_store(const bench *b, const void *state, size_t len) {
+    FILE *file = fopen(b->state_file, "wb");
+    bench_require(file != NULL && fwrite(state, 1, len, file) == len && fclose(file) == 0, "keeping the state");
+}
+
 static int64_t now_ns(void) {
     struct timespec now;
     (void)clock_gettime(CLOCK_MONOTONIC, &now);
@@ -113,8 +130,9 @@ int main(int argc, char **argv) {
     bench_heap heap;
     b.entra = getenv("BENCH_ENTRA");
     b.ca_file = getenv("BENCH_CA");
+    b.state_file = getenv("BENCH_STATE");
     if (argc != 4 || b.ca_file == NULL) {
-        fprintf(stderr, "usage: BENCH_CA=FILE [BENCH_ENTRA=HOST:PORT] %s MODE HOST:PORT COUNT\nmodes:", argv[0]);
+        fprintf(stderr, "usage: BENCH_CA=FILE [BENCH_ENTRA=HOST:PORT] [BENCH_STATE=FILE] %s MODE HOST:PORT COUNT\nmodes:", argv[0]);
         for (; mode->name != NULL; mode++) {
             fprintf(stderr, " %s", mode->name);
         }

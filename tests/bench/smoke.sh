@@ -8,11 +8,13 @@ set -u
 
 build=${AZO_TEST_BUILD:-build}
 failed=0
-relay_pid=
+relay_pids=
 number=0
+BENCH_STATE=$build/benchmark/state
+export BENCH_STATE
 . "$(dirname "$0")/servers.sh"
 stop_all() {
-    [ -z "$relay_pid" ] || kill "$relay_pid" 2>/dev/null
+    for one in $relay_pids; do kill "$one" 2>/dev/null; done
     stop_servers
 }
 trap stop_all EXIT
@@ -39,7 +41,8 @@ expect() {
 
 # all_modes CLIENT: with and without its allocations counted.
 all_modes() {
-    for mode in cold-key cold-token; do
+    rm -f "$BENCH_STATE"
+    for mode in cold-key cold-token cold-state; do
         expect "$1 $mode" '' "$build/$1" $mode "$nginx" 2
         expect "$1 $mode, allocations counted" heap_peak_kb "$build/$1_heap" $mode "$nginx" 1
     done
@@ -65,7 +68,15 @@ for mode in cold-key-whole cold-token-whole; do
 done
 expect 'a whole process' 'wall_us cpu_us rss_kb' "$build/bench_run" "$build/bench" cold-key "$nginx" 1
 start_program bench_relay 5 "${nginx#*:}"
-relay_pid=$program_pid
+relay_pids=$program_pid
 expect 'through the relay' '' "$build/bench" cold-key "localhost:$port" 2
+rm -f "$BENCH_STATE"
+start_program bench_relay 0 "${BENCH_ENTRA#*:}"
+relay_pids="$relay_pids $program_pid"
+BENCH_ENTRA=localhost:$port
+expect 'a first run' '' "$build/bench" cold-state "$nginx" 1
+kill "$program_pid"
+wait "$program_pid" 2>/dev/null
+expect 'a second run asks for no token' '' "$build/bench" cold-state "$nginx" 1
 echo "1..$number"
 exit $failed
