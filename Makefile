@@ -54,6 +54,7 @@ help:
 	@echo 'make cover           lines and branches of the header that no test reaches (needs gcovr)'
 	@echo 'make test-official   the official npm packages against the bundled service (needs npm)'
 	@echo 'make bench           ratios to libcurl and to a bare mbedTLS program (BENCH=quick or full; see tests/bench)'
+	@echo 'make bench-servers   what those three talk to, until interrupted, and how to ask one of them for one figure'
 	@echo 'make compile-check   the header under every compiler, standard and switch, without a warning'
 	@echo 'make matrix          the same in 600 ways, with mbedTLS 2.28 and 3.6'
 	@echo 'make static          one file with musl and the smallest mbedTLS, proven in an empty root'

@@ -4,7 +4,13 @@
 
 #include "bench.h"
 
-static azo_client *open_client(const bench *b, const char *endpoint, bool with_token) {
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static azo_client *open_looped(const bench *b, const char *endpoint, bool with_token, azo_loop loop) {
     char authority[BENCH_URL_SIZE];
     azo_client_desc desc = {0};
     azo_client *client;
@@ -12,6 +18,7 @@ static azo_client *open_client(const bench *b, const char *endpoint, bool with_t
     desc.endpoint = endpoint;
     desc.deployment = BENCH_DEPLOYMENT;
     desc.ca_file = b->ca_file;
+    desc.loop = loop;
     if (with_token) {
         bench_require(b->entra != NULL, "BENCH_ENTRA is not set");
         bench_url(authority, b->entra, "");
@@ -25,6 +32,11 @@ static azo_client *open_client(const bench *b, const char *endpoint, bool with_t
     }
     bench_require(azo_client_open(&desc, &client, &err) == AZO_OK, err.message);
     return client;
+}
+
+static azo_client *open_client(const bench *b, const char *endpoint, bool with_token) {
+    static const azo_loop none;
+    return open_looped(b, endpoint, with_token, none);
 }
 
 static const azo_message *messages(void) {
@@ -198,6 +210,180 @@ static void many(const bench *b) {
     azo_client_close(client);
 }
 
+/* ---- One among others that wait ---- */
+
+/* epoll, as in examples/async.c. */
+typedef struct loop {
+    int fd;
+    int32_t timeout_ms;
+} loop;
+
+static int loop_watch(intptr_t fd, unsigned events, uint32_t id, void **slot, void *user_data) {
+    loop *l = (loop *)user_data;
+    struct epoll_event wish;
+    int operation = events == 0 ? EPOLL_CTL_DEL : *slot == NULL ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+    memset(&wish, 0, sizeof wish);
+    wish.events = EPOLLET;
+    wish.events |= (events & AZO_POLL_IN) != 0 ? (uint32_t)EPOLLIN : 0u;
+    wish.events |= (events & AZO_POLL_OUT) != 0 ? (uint32_t)EPOLLOUT : 0u;
+    wish.data.u32 = id;
+    *slot = events == 0 ? NULL : l;
+    return epoll_ctl(l->fd, operation, (int)fd, &wish);
+}
+
+static void loop_timer(int32_t timeout_ms, void *user_data) {
+    ((loop *)user_data)->timeout_ms = timeout_ms;
+}
+
+static azo_loop loop_open(loop *l) {
+    azo_loop hooks = {l, loop_watch, loop_timer};
+    l->fd = epoll_create1(EPOLL_CLOEXEC);
+    l->timeout_ms = -1;
+    bench_require(l->fd >= 0, "epoll_create1");
+    return hooks;
+}
+
+enum { MAX_READY = 64 };
+
+/* Waits `max_ms` at most (-1: no limit), and steps; whether something happened, or goes on happening. */
+static bool turn(azo_client *client, const loop *l, int32_t max_ms) {
+    struct epoll_event events[MAX_READY];
+    static azo_watch ready[MAX_READY];
+    int32_t wait_ms = max_ms >= 0 && (l->timeout_ms < 0 || l->timeout_ms > max_ms) ? max_ms : l->timeout_ms;
+    int count = epoll_wait(l->fd, events, MAX_READY, wait_ms);
+    int i;
+    bench_require(count >= 0, "epoll_wait");
+    for (i = 0; i < count; i++) {
+        ready[i].fd = -1;
+        ready[i].id = events[i].data.u32;
+        ready[i].events = AZO_POLL_IN | AZO_POLL_OUT;
+    }
+    bench_require(azo_step(client, ready, (size_t)count) == AZO_OK, "azo_step");
+    return count > 0 || l->timeout_ms == 0;
+}
+
+/* An endpoint that takes connections and requests and says nothing; returns its descriptor. */
+static int listen_silently(char url[BENCH_URL_SIZE]) {
+    struct sockaddr_in address;
+    socklen_t len = sizeof address;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    memset(&address, 0, sizeof address);
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    bench_require(fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 4096) == 0 &&
+                      getsockname(fd, (struct sockaddr *)&address, &len) == 0,
+                  "listening");
+    (void)snprintf(url, BENCH_URL_SIZE, "http://127.0.0.1:%u", (unsigned)ntohs(address.sin_port));
+    return fd;
+}
+
+static azo_request *begin_at(azo_client *client, const char *url, azo_event_fn on_event, void *user_data) {
+    azo_chat_desc desc = {0};
+    azo_request *request;
+    azo_error err;
+    desc.messages = messages();
+    desc.message_count = 2;
+    desc.on_event = on_event;
+    desc.user_data = user_data;
+    desc.call.endpoint = url;
+    bench_require(azo_chat_begin(client, &desc, &request, &err) == AZO_OK, err.message);
+    return request;
+}
+
+static azo_request **begin_silent(azo_client *client, const char *url, long count) {
+    azo_request **requests = (azo_request **)calloc((size_t)count + 1, sizeof *requests);
+    long i;
+    bench_require(requests != NULL, "memory");
+    for (i = 0; i < count; i++) {
+        requests[i] = begin_at(client, url, NULL, NULL);
+    }
+    return requests;
+}
+
+/* Of the peer; `l` is NULL where azo_poll is to move it. */
+static void stream_beside(const bench *b, azo_client *client, const loop *l, long events) {
+    char url[BENCH_URL_SIZE];
+    bench_stream s = {events, 1, 10000};
+    azo_request *request;
+    azo_error err;
+    long seen = 0;
+    bench_stream_url(url, b, s);
+    request = begin_at(client, url, count_text, &seen);
+    while (azo_request_result(request) == AZO_PENDING) {
+        if (l != NULL) {
+            (void)turn(client, l, -1);
+        } else {
+            bench_require(azo_poll(client, -1) == AZO_OK, "azo_poll");
+        }
+    }
+    bench_require(azo_chat_end(request, NULL, &err) == AZO_OK, err.message);
+    bench_require(seen == events, "events are missing");
+}
+
+static void beside(const bench *b, azo_client *client, const loop *l) {
+    char silent[BENCH_URL_SIZE];
+    int listener = listen_silently(silent);
+    azo_request **others = begin_silent(client, silent, b->others);
+    long i;
+    stream_beside(b, client, l, 10); /* meanwhile the others have been sent */
+    bench_start();
+    stream_beside(b, client, l, b->count);
+    bench_stop(b->count);
+    azo_client_close(client);
+    for (i = 0; i < b->others; i++) {
+        azo_request_free(others[i]);
+    }
+    free(others);
+    (void)close(listener);
+}
+
+static void step(const bench *b) {
+    loop l;
+    azo_loop hooks = loop_open(&l);
+    beside(b, open_looped(b, "https://unused", false, hooks), &l);
+    (void)close(l.fd);
+}
+
+static void poll_beside(const bench *b) {
+    beside(b, open_client(b, "https://unused", false), NULL);
+}
+
+static void begin(const bench *b) {
+    loop l;
+    char silent[BENCH_URL_SIZE];
+    int listener = listen_silently(silent);
+    azo_loop hooks = loop_open(&l);
+    azo_client *client = open_looped(b, silent, false, hooks);
+    azo_request **requests;
+    azo_request *ended;
+    long left = b->count / 2;
+    long i;
+    bench_start();
+    requests = begin_silent(client, silent, b->count);
+    while (turn(client, &l, 20)) {
+    }
+    for (i = 0; i < b->count; i++) {
+        azo_request *one = requests[i * 7919 % b->count]; /* a prime: each comes once */
+        if (i % 2 == 0) {
+            azo_request_free(one);
+        } else {
+            azo_request_cancel(one);
+        }
+    }
+    while (left > 0) {
+        (void)turn(client, &l, 0);
+        while ((ended = azo_next(client)) != NULL) {
+            bench_require(azo_chat_end(ended, NULL, NULL) == AZO_ERR_CANCELLED, "a request that was cancelled");
+            left--;
+        }
+    }
+    bench_stop(b->count);
+    free(requests);
+    azo_client_close(client);
+    (void)close(l.fd);
+    (void)close(listener);
+}
+
 /* ---- Embeddings ---- */
 
 /* The first one does not count. */
@@ -247,5 +433,8 @@ const bench_mode bench_modes[] = {
     {"embed-base64", embed_base64},
     {"many", many},
     {"delay", delay},
+    {"step", step},
+    {"poll", poll_beside},
+    {"begin", begin},
     {NULL, NULL},
 };

@@ -17,6 +17,10 @@
  *     delay                     one stream of COUNT events, a millisecond apart: from the peer's write to the callback
  *     embed-text, embed-base64  COUNT times 100 vectors of 1536 numbers
  *     many                      COUNT streams at one time, in one thread
+ *     step, poll                one stream of COUNT events, 10 ms apart, while BENCH_OTHERS requests of the same client
+ *                               wait for answers that do not come; moved by an event loop or by poll. This library only
+ *     begin                     COUNT requests (4,000 at most), all begun, then sent, then cancelled or freed, in an
+ *                               order of no order. This library only
  *
  * BENCH_CA names the bundle of root certificates, BENCH_ENTRA the HOST:PORT that issues tokens.
  */
@@ -32,6 +36,7 @@ typedef struct bench {
     const char *entra;
     const char *ca_file;
     const char *state_file;
+    long others;
     long count;
 } bench;
 

@@ -10,10 +10,14 @@ BENCH_MBEDTLS = $(if $(MBEDTLS_ROOT),$(MBEDTLS_LIBS),-Wl,-Bstatic $(MBEDTLS_LIBS
 BENCH_LINK = $(CC) $(CFLAGS) $(LDFLAGS) $^ -o $@
 BENCH = quick
 
-.PHONY: bench bench-programs bench-smoke
+.PHONY: bench bench-programs bench-servers bench-smoke
 
 bench: bench-programs
 	@AZO_TEST_BUILD=$(BUILD) tests/bench/bench.sh $(BENCH)
+
+# For single figures: build/bench MODE HOST:PORT COUNT.
+bench-servers: bench-programs
+	@AZO_TEST_BUILD=$(BUILD) tests/bench/bench.sh servers
 
 bench-smoke: bench-programs
 	@AZO_TEST_BUILD=$(BUILD) tests/bench/smoke.sh

@@ -1,8 +1,9 @@
 #!/bin/sh
-# bench.sh [quick|full]
+# bench.sh [quick|full|servers]
 # Measures this library beside a libcurl client and a bare mbedTLS program, all on loopback, and prints one table in
 # Markdown: medians, half the distance between the quartiles in percent, ratios, and which bars hold. Runs of the
-# clients alternate, so that a busy machine is busy for all of them. Nothing here can fail for being slow.
+# clients alternate, so that a busy machine is busy for all of them. Nothing here can fail for being slow. `servers`
+# only starts what they talk to and says how to ask for one figure.
 #
 # AZO_TEST_BUILD: where the programs are (see bench.mk).
 set -u
@@ -17,7 +18,8 @@ here=$(dirname "$0")
 case $run in
 quick) cold=5 warm=3 calls=500 embed=3 bulk=1 slow=2 delays=300 trips=20 many='1 100' counts=1 ;;
 full) cold=25 warm=9 calls=2000 embed=7 bulk=50 slow=5 delays=500 trips='20 80' many='1 100 1000' counts=3 ;;
-*) echo 'usage: bench.sh [quick|full]' >&2; exit 2 ;;
+servers) ;;
+*) echo 'usage: bench.sh [quick|full|servers]' >&2; exit 2 ;;
 esac
 
 for name in $(env | sed -n 's/^\(AZURE_[A-Z0-9_]*\)=.*/\1/p; s/^\(OPENAI_[A-Z0-9_]*\)=.*/\1/p'); do unset "$name"; done
@@ -33,8 +35,17 @@ stop_all() {
 trap stop_all EXIT
 trap 'exit 1' HUP INT TERM
 mkdir -p "$work"
-: >"$results"
 start_servers || exit 1
+
+if [ $run = servers ]; then
+    echo "export BENCH_CA=$BENCH_CA BENCH_ENTRA=$BENCH_ENTRA BENCH_STATE=$work/state"
+    echo "$build/bench warm $nginx 1000     or another mode; see tests/bench/bench.h"
+    echo "$build/bench stream $peer 500     likewise: delay, many, step, poll"
+    echo 'Until interrupted.'
+    wait
+    exit 0
+fi
+: >"$results"
 
 program_of() {
     case $1 in
@@ -131,6 +142,29 @@ many_streams() {
     done
 }
 
+# Events while other requests of the client wait.
+among() {
+    for others in 0 1000; do
+        BENCH_OTHERS=$others
+        export BENCH_OTHERS
+        record step-$others azo "$build/bench" step "$peer" 200
+        record poll-$others azo "$build/bench" poll "$peer" 200
+        each_counted azo step "$peer" 50 350 step-$others
+        each_counted azo poll "$peer" 50 350 poll-$others
+    done
+    BENCH_OTHERS=0
+    each_counted azo begin "$nginx" 40 400 begin-400
+    each_counted azo begin "$nginx" 400 4000 begin-4000
+}
+
+# What the last among() means: for each request that waits, where that costs anything; beside which figure, where not.
+among_each() {
+    awk '/^poll-/ { n[$1 " " $3] = $4 } END {
+        print "poll-each azo instructions", (n["poll-1000 instructions"] - n["poll-0 instructions"]) / 1000
+        print "poll-each azo cpu_us", (n["poll-1000 cpu_us"] - n["poll-0 cpu_us"]) / 1000 }' "$results" >"$work/each"
+    cat "$work/each" >>"$results"
+}
+
 # heap_of CLIENT MODE ADDRESS COUNT: its peak.
 heap_of() { "$(program_of "$1")_heap" "$2" "$3" "$4" | awk '$1 == "heap_peak_kb" { print $2 }'; }
 
@@ -155,11 +189,17 @@ counted() {
         awk '/Collected/ { print $4 }'
 }
 
-# each_counted CLIENT MODE ADDRESS FEW MANY: instructions of one unit; what does not depend on their number cancels.
-each_counted() {
-    echo "$(counted "$1" "$2" "$3" "$4") $(counted "$1" "$2" "$3" "$5") $4 $5" |
-        awk -v name="$2 $1 instructions" '{ print name, ($2 - $1) / ($4 - $3) }' >>"$results"
+# each_of NAME CLIENT MODE ADDRESS FEW MANY FEW_UNITS MANY_UNITS: instructions of one unit of the work that COUNT sets;
+# what does not depend on it cancels.
+each_of() {
+    echo "$(counted "$2" "$3" "$4" "$5") $(counted "$2" "$3" "$4" "$6") $7 $8" |
+        awk -v name="$1 $2 instructions" '{ print name, ($2 - $1) / ($4 - $3) }' >>"$results"
 }
+
+# each_counted CLIENT MODE ADDRESS FEW MANY [NAME]
+each_counted() { each_of "${6:-$2}" "$1" "$2" "$3" "$4" "$5" "$4" "$5"; }
+
+events_in() { grep -c '^data: {' "$servers/bulk-$1"; }
 
 instructions_of() {
     round=0
@@ -171,6 +211,7 @@ instructions_of() {
         echo "cold-state $1 instructions $(counted "$1" cold-state "$nginx" 1)" >>"$results"
         each_counted "$1" warm "$nginx" 10 110
         each_counted "$1" stream "$peer" 100 600
+        each_of bulk "$1" bulk "$nginx" 1 6 "$(events_in 1)" "$(events_in 6)"
         [ "$1" != curl ] || return # it takes long, and varies little
         round=$((round + 1))
     done
@@ -184,8 +225,17 @@ instructions() {
     instructions_of floor
     wait $beside
     beside=
-    [ $run = quick ] ||
-        echo "cold-key floor_whole instructions $(counted floor cold-key-whole "$nginx" 1)" >>"$results"
+    [ $run = full ] || return
+    echo "cold-key floor_whole instructions $(counted floor cold-key-whole "$nginx" 1)" >>"$results"
+    round=0
+    while [ $round -lt $counts ]; do
+        among
+        among_each
+        round=$((round + 1))
+    done
+    # For these two the floor is to be one alone, and one of 400.
+    sed -n 's/^step-0 azo /step-1000 floor /p; s/^begin-400 azo /begin-4000 floor /p' "$results" >"$work/alone"
+    cat "$work/alone" >>"$results"
 }
 
 system_calls() {

@@ -48,7 +48,7 @@ make_bodies() {
     for body in text base64; do
         [ -e "$servers/$body" ] || "$build/bench_data" $body >"$servers/$body"
     done
-    for size in 1 50; do
+    for size in 1 6 50; do
         [ -e "$servers/bulk-$size" ] || "$build/bench_data" bulk $size >"$servers/bulk-$size"
     done
 }

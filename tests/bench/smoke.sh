@@ -63,6 +63,12 @@ PATH=$PATH:/usr/sbin:/sbin
 command -v nginx >/dev/null 2>&1 || { echo '1..0 # SKIP nginx is not installed'; exit 0; }
 start_servers || { echo 'not ok 1 - the servers start'; exit 1; }
 for client in bench bench_curl bench_floor; do all_modes $client; done
+BENCH_OTHERS=5
+export BENCH_OTHERS
+for mode in step poll; do
+    expect "bench $mode" 'wall_us cpu_us rss_kb' "$build/bench" $mode "$peer" 3
+done
+expect 'bench begin' 'wall_us cpu_us rss_kb' "$build/bench" begin "$nginx" 20
 for mode in cold-key-whole cold-token-whole; do
     expect "bench_floor $mode" '' "$build/bench_floor" $mode "$nginx" 1
 done
