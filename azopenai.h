@@ -1140,6 +1140,11 @@ static inline azo_message azo_same(const azo_chat_reply *reply) {
 #else
 #define AZOI_HAS_IMDS true
 #endif
+#if defined(AZO_NO_SECRET) && defined(AZO_NO_IMDS)
+#define AZOI_HAS_CHAIN false
+#else
+#define AZOI_HAS_CHAIN true
+#endif
 #ifdef AZO_NO_PROXY
 #define AZOI_HAS_PROXY false
 #else
@@ -2123,7 +2128,7 @@ static void azoi_buf_char(azoi_buf *b, char c) {
 static void azoi_buf_int(azoi_buf *b, int64_t value) {
     char text[20];
     size_t at = sizeof text;
-    uint64_t left = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+    uint64_t left = value < 0 ? (uint64_t)-(value + 1) + 1 : (uint64_t)value;
     do {
         text[--at] = (char)('0' + left % 10);
         left /= 10;
@@ -3118,10 +3123,7 @@ static const char *azoi_json_scan_double(azoi_json_scan *s, const char *at, doub
 static bool azoi_parse_double(azo_str text, double *out) {
     azoi_json_scan s;
     const char *start = azoi_json_scan_init(&s, text, NULL);
-    double value;
-    bool ok = azoi_json_scan_double(&s, start, &value) == s.end;
-    *out = ok ? value : *out;
-    return ok;
+    return azoi_json_scan_double(&s, start, out) == s.end;
 }
 
 /* A finite number, with as many digits as it takes to read it back. The locale's decimal point may have several
@@ -8305,7 +8307,7 @@ static azo_result azoi_provider_ask(azoi_slot *slot) {
 
 /* Or else the chain; it is one of the two that needs slots. */
 static bool azoi_asks_provider(const azo_client *c) {
-    return (!AZOI_HAS_SECRET && !AZOI_HAS_IMDS) || c->identity.kind == AZOI_IDENTITY_PROVIDER;
+    return !AZOI_HAS_CHAIN || c->identity.kind == AZOI_IDENTITY_PROVIDER;
 }
 
 static void azoi_slot_advance(azoi_node *node) {
@@ -12140,6 +12142,7 @@ AZO_API const char *azo_version(void) {
 
 #undef AZOI_APART
 #undef AZOI_EMBED_API
+#undef AZOI_HAS_CHAIN
 #undef AZOI_HAS_IMDS
 #undef AZOI_HAS_LOG
 #undef AZOI_HAS_PROXY
