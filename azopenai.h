@@ -1333,6 +1333,7 @@ typedef struct azoi_sse {
     bool begun;    /* a line was seen: no byte order mark can come any more */
     bool skip_lf;  /* the last line ended in CR */
     bool has_data; /* a data field was seen, maybe an empty one */
+    bool joined;   /* and another one behind it: data has several lines */
     bool ready;    /* data and name hold an event; the next feed clears them */
 } azoi_sse;
 
@@ -2234,6 +2235,24 @@ static void azoi_list_prepend(azoi_link *list, azoi_link *other) {
 
 /* Views, ASCII, UTF-8 and encodings. Nothing here depends on the locale, as toupper, isdigit and their like do. */
 
+/* What a byte can be. */
+enum {
+    AZOI_BYTE_PLAIN = 1, /* printable ASCII that stands for itself in JSON and in HTTP, as nearly all bytes do */
+    AZOI_BYTE_SPACE = 2,
+    AZOI_BYTE_ATOM = 4,  /* of a number or a word of JSON */
+    AZOI_BYTE_EDGE = 8   /* a quote or a bracket */
+};
+
+static const unsigned char azoi_bytes[256] = {
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    3, 1, 8, 1, 1, 1, 1, 1, 1, 1, 1, 5, 1, 5, 5, 1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 1, 1, 1, 1, 1, 1,
+    1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 9, 0, 9, 1, 1,
+    1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 9, 1, 9, 1, 0};
+
+static bool azoi_byte_is(char c, unsigned kinds) {
+    return (azoi_bytes[(unsigned char)c] & kinds) != 0;
+}
+
 static bool azoi_is_digit(char c) {
     return c >= '0' && c <= '9';
 }
@@ -2247,7 +2266,7 @@ static bool azoi_is_alpha(char c) {
 }
 
 static bool azoi_is_space(char c) {
-    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+    return azoi_byte_is(c, AZOI_BYTE_SPACE);
 }
 
 /* The value of a hexadecimal digit, or -1. */
@@ -2341,8 +2360,7 @@ static bool azoi_contains_ci(azo_str s, const char *part) {
     return azoi_starts_ci(s, part);
 }
 
-/* How many bytes at the front are printable ASCII, and neither `"` nor `\`: what stands for itself in JSON and in HTTP,
- * as nearly all bytes do. Eight at a time; the top bit of each byte says that it is another. */
+/* How many bytes at the front are plain: eight at a time; the top bit of each byte says that it is another. */
 static size_t azoi_plain_run(azo_str s) {
     const uint64_t ones = UINT64_MAX / 255;
     size_t i = 0;
@@ -2354,7 +2372,7 @@ static size_t azoi_plain_run(azo_str s) {
             break;
         }
     }
-    while (i < s.len && s.ptr[i] >= ' ' && s.ptr[i] <= '~' && s.ptr[i] != '"' && s.ptr[i] != '\\') {
+    while (i < s.len && azoi_byte_is(s.ptr[i], AZOI_BYTE_PLAIN)) {
         i++;
     }
     return i;
@@ -2747,23 +2765,6 @@ static azo_result azoi_buf_failed(const azoi_buf *b, azo_error *e, const char *w
 
 /* ---- scanner: each returns what lies behind what it read, or NULL, and then s->bad is the first bad byte ---- */
 
-enum {
-    AZOI_JSON_PLAIN = 1, /* ASCII that stands for itself in a string, and is written so */
-    AZOI_JSON_SPACE = 2,
-    AZOI_JSON_ATOM = 4,  /* of a number or a word */
-    AZOI_JSON_EDGE = 8   /* a quote or a bracket */
-};
-
-static const unsigned char azoi_json_classes[256] = {
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    3, 1, 8, 1, 1, 1, 1, 1, 1, 1, 1, 5, 1, 5, 5, 1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 1, 1, 1, 1, 1, 1,
-    1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 9, 0, 9, 1, 1,
-    1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 9, 1, 9, 1, 1};
-
-static bool azoi_json_is(char c, unsigned classes) {
-    return (azoi_json_classes[(unsigned char)c] & classes) != 0;
-}
-
 /* Returns the start of the text. */
 static const char *azoi_json_scan_init(azoi_json_scan *s, azo_str text, azoi_json_map *map) {
     const char *at = text.len > 0 ? text.ptr : "";
@@ -2789,7 +2790,7 @@ static char azoi_json_scan_peek(const azoi_json_scan *s, const char *at) {
 /* Skips white space, and returns what follows it; NUL at the end of the text. */
 static char azoi_json_scan_ahead(const azoi_json_scan *s, const char **at) {
     for (; *at < s->end; (*at)++) {
-        if (!azoi_json_is(**at, AZOI_JSON_SPACE)) {
+        if (!azoi_byte_is(**at, AZOI_BYTE_SPACE)) {
             return **at;
         }
     }
@@ -2856,8 +2857,9 @@ static size_t azoi_json_unit_size(azo_str s) {
     return named ? 2 : azoi_json_code_unit(s) >= 0 ? 6 : 0;
 }
 
+/* Byte by byte: most strings are too short for steps of eight. */
 static const char *azoi_json_scan_plain(const azoi_json_scan *s, const char *at) {
-    while (at < s->end && azoi_json_is(*at, AZOI_JSON_PLAIN)) {
+    while (at < s->end && azoi_byte_is(*at, AZOI_BYTE_PLAIN)) {
         at++;
     }
     return at;
@@ -2996,9 +2998,7 @@ static bool azoi_json_check(azo_str text, size_t *offset) {
 /* Behind the string that the piece begins in, or at the end of the piece. */
 static const char *azoi_json_unquote(azoi_json_nesting *n, const char *at, const char *end) {
     while (at < end && n->quoted) {
-        while (at < end && !n->escaped && azoi_json_is(*at, AZOI_JSON_PLAIN)) {
-            at++;
-        }
+        at += n->escaped ? 0 : azoi_plain_run(azoi_view(at, (size_t)(end - at)));
         if (at < end) {
             n->quoted = n->escaped || *at != '"';
             n->escaped = !n->escaped && *at == '\\';
@@ -3014,7 +3014,7 @@ static size_t azoi_json_bracket(azoi_json_nesting *n, azo_str piece) {
     const char *end = piece.ptr + piece.len;
     for (;;) {
         at = azoi_json_unquote(n, at, end);
-        while (at < end && !azoi_json_is(*at, AZOI_JSON_EDGE)) {
+        while (at < end && !azoi_byte_is(*at, AZOI_BYTE_EDGE)) {
             at++;
         }
         if (at == end) {
@@ -3379,7 +3379,7 @@ static const char *azoi_json_string_end(const char *at) {
     for (;;) {
         do {
             at++;
-        } while (azoi_json_is(*at, AZOI_JSON_PLAIN));
+        } while (azoi_byte_is(*at, AZOI_BYTE_PLAIN));
         if (*at == '"') {
             return at;
         }
@@ -3398,7 +3398,7 @@ static const char *azoi_json_value_end(const char *at) {
         } else if ((c | 0x20) == '}') { /* or ] */
             depth--;
         } else if (depth == 0) {
-            while (azoi_json_is(*at, AZOI_JSON_ATOM)) {
+            while (azoi_byte_is(*at, AZOI_BYTE_ATOM)) {
                 at++;
             }
             return at;
@@ -3409,7 +3409,7 @@ static const char *azoi_json_value_end(const char *at) {
 }
 
 static const char *azoi_json_value_start(const char *at) {
-    while (azoi_json_is(*at, AZOI_JSON_SPACE)) {
+    while (azoi_byte_is(*at, AZOI_BYTE_SPACE)) {
         at++;
     }
     return at;
@@ -4067,6 +4067,7 @@ static void azoi_sse_reset(azoi_sse *s) {
     azoi_buf_clear(&s->data);
     azoi_buf_clear(&s->name);
     s->has_data = false;
+    s->joined = false;
     s->ready = false;
 }
 
@@ -4094,6 +4095,7 @@ static void azoi_sse_line(azoi_sse *s, azo_str line) {
     if (azoi_equal(field, "data")) {
         if (s->has_data) {
             azoi_buf_char(&s->data, '\n');
+            s->joined = true;
         }
         azoi_buf_str(&s->data, value);
         s->has_data = true;
@@ -10391,10 +10393,9 @@ static azo_result azoi_chat_event(azo_request *job) {
     size_t offset;
     while (data->len > 0 && !chat->ended) {
         azo_str piece = azoi_buf_view(data);
-        size_t line = azoi_find(piece, '\n');
         azo_result r = AZO_OK;
-        if (line < data->len && !azoi_json_check(piece, &offset)) {
-            piece.len = line;
+        if (chat->sse.joined && !azoi_json_check(piece, &offset)) {
+            piece.len = azoi_find(piece, '\n');
         }
         char behind = data->data[piece.len];
         data->data[piece.len] = '\0';
