@@ -1174,7 +1174,11 @@ typedef struct azoi_buf {
     azo_result failed; /* AZO_OK, AZO_ERR_MEMORY or AZO_ERR_LIMIT */
 } azoi_buf;
 
-enum { AZOI_SPARE_COUNT = 6, AZOI_SPARE_BYTES = 4096 };
+enum {
+    AZOI_SPARE_COUNT = 6,
+    AZOI_SPARE_BYTES = 4096,
+    AZOI_SPARE_STEP = 128 /* sizes are multiples of it: the next need may be a little larger */
+};
 
 /* An allocator that keeps the largest of the smaller blocks that come back, for azoi_take. */
 typedef struct azoi_spares {
@@ -2033,6 +2037,7 @@ static void *azoi_take(const azo_allocator *a, size_t *size) {
         }
     }
     if (best == AZOI_SPARE_COUNT) {
+        *size += s != NULL && *size < AZOI_SPARE_BYTES ? AZOI_SPARE_STEP - 1 - (*size - 1) % AZOI_SPARE_STEP : 0;
         return azoi_resize(a, NULL, 0, *size);
     }
     void *block = s->blocks[best];

@@ -1929,6 +1929,24 @@ static void test_claims_challenge(void **state) {
     world_close(&w);
 }
 
+/* The request's block and the reply's: what lies between is kept from the calls before. */
+static void test_heap_calls_of_a_warm_call(void **state) {
+    world w;
+    (void)state;
+    world_open(&w, NULL);
+    world_count_memory(&w, "fake.entra.");
+    world_start(&w);
+    for (int i = 0; i < 4; i++) {
+        azo_chat_reply reply;
+        size_t before = w.memory.calls;
+        expect(&w, chat(&w, "Hi", &reply), AZO_OK);
+        assert_true(reply.text.len > 0 && reply.http.body.len > 0);
+        azo_chat_reply_free(&reply);
+        assert_true(i < 2 || w.memory.calls - before == 2);
+    }
+    world_close(&w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_keyless_by_environment),
@@ -1968,6 +1986,7 @@ int main(void) {
         cmocka_unit_test(test_revoked_token_that_stays),
         cmocka_unit_test(test_refresh_ahead),
         cmocka_unit_test(test_claims_challenge),
+        cmocka_unit_test(test_heap_calls_of_a_warm_call),
         cmocka_unit_test(test_no_secret_was_shown), /* the last one */
     };
     return cmocka_run_group_tests(tests, clear_environment, NULL);

@@ -137,6 +137,47 @@ static void buf_writes_integers(void **state) {
     azoi_buf_free(&b);
 }
 
+static void spares_serve_the_next_buffer(void **state) {
+    test_memory m;
+    azoi_spares s;
+    azo_allocator a;
+    azoi_buf all[AZOI_SPARE_COUNT + 1];
+    azoi_buf large;
+    (void)state;
+    test_memory_open(&m);
+    memset(&s, 0, sizeof s);
+    s.below = m.hook;
+    a = azoi_spares_allocator(&s);
+    for (size_t i = 0; i <= AZOI_SPARE_COUNT; i++) {
+        azoi_buf_init(&all[i], &a, SIZE_MAX / 2, false);
+        size_t steps = (i + 3) % (AZOI_SPARE_COUNT + 1); /* 0 to 6 */
+        assert_true(azoi_buf_reserve(&all[i], steps * AZOI_SPARE_STEP + 70)); /* more than a new buffer has anyway */
+        assert_int_equal(all[i].cap, (steps + 1) * AZOI_SPARE_STEP);
+    }
+    for (size_t i = 0; i <= AZOI_SPARE_COUNT; i++) {
+        azoi_buf_free(&all[i]);
+    }
+    assert_int_equal(m.live_blocks, AZOI_SPARE_COUNT);
+    assert_int_equal(m.live_bytes, (2 + 3 + 4 + 5 + 6 + 7) * AZOI_SPARE_STEP); /* the smallest one had to go */
+    m.fail_at = m.calls + 1;
+    assert_true(azoi_buf_reserve(&all[0], 3 * AZOI_SPARE_STEP - 1)); /* without asking below */
+    assert_int_equal(all[0].cap, 3 * AZOI_SPARE_STEP);
+    assert_true(azoi_buf_reserve(&all[1], 3 * AZOI_SPARE_STEP - 1));
+    assert_int_equal(all[1].cap, 4 * AZOI_SPARE_STEP);
+    assert_false(azoi_buf_reserve(&all[2], 7 * AZOI_SPARE_STEP));
+    assert_int_equal(all[2].failed, AZO_ERR_MEMORY);
+    azoi_buf_init(&large, &a, SIZE_MAX / 2, false);
+    assert_true(azoi_buf_reserve(&large, AZOI_SPARE_BYTES));
+    azoi_buf_free(&large);
+    assert_int_equal(m.live_blocks, AZOI_SPARE_COUNT);
+    azoi_buf_free(&all[0]);
+    azoi_buf_free(&all[1]);
+    assert_int_equal(m.live_bytes, (2 + 3 + 4 + 5 + 6 + 7) * AZOI_SPARE_STEP);
+    azoi_spares_free(&s);
+    assert_int_equal(m.live_blocks, 0);
+    test_memory_close(&m);
+}
+
 static void buf_stops_at_its_limit(void **state) {
     test_memory m;
     azo_error e;
@@ -371,6 +412,30 @@ static void classes_of_characters(void **state) {
     }
     assert_false(azoi_has_control(azoi_view(NULL, 0)));
     assert_true(azoi_has_control(azoi_view("a\0b", 3)));
+}
+
+/* Each byte at each place, against the words of the definition. */
+static void plain_runs(void **state) {
+    test_guard g;
+    (void)state;
+    test_guard_open(&g, 20);
+    for (size_t len = 0; len <= 20; len++) {
+        for (size_t at = 0; at < len; at++) {
+            for (int c = 0; c < 256; c++) {
+                char text[20];
+                bool plain = c >= 32 && c < 127 && c != '"' && c != '\\';
+                bool value = (c >= 32 && c != 127) || c == '\t';
+                memset(text, 'a', sizeof text);
+                text[at] = (char)c;
+                azo_str view = test_guard_put(&g, azoi_view(text, len));
+                if (azoi_plain_run(view) != (plain ? len : at) || azoi_value_run(view) != (value ? len : at)) {
+                    fail_msg("byte %d at %zu of %zu", c, at, len);
+                }
+            }
+        }
+    }
+    assert_int_equal(azoi_plain_run(azoi_view(NULL, 0)), 0);
+    test_guard_close(&g);
 }
 
 static void comparisons(void **state) {
@@ -1573,6 +1638,7 @@ int main(void) {
         cmocka_unit_test(the_built_in_allocator_is_all_zero),
         cmocka_unit_test(buf_writes_text),
         cmocka_unit_test(buf_writes_integers),
+        cmocka_unit_test(spares_serve_the_next_buffer),
         cmocka_unit_test(buf_stops_at_its_limit),
         cmocka_unit_test(buf_collects_what_fits),
         cmocka_unit_test(buf_doubles_within_a_size),
@@ -1583,6 +1649,7 @@ int main(void) {
         cmocka_unit_test(the_secret_check_works),
         cmocka_unit_test(buf_survives_every_failure),
         cmocka_unit_test(classes_of_characters),
+        cmocka_unit_test(plain_runs),
         cmocka_unit_test(comparisons),
         cmocka_unit_test(cutting_views),
         cmocka_unit_test(views_are_not_read_past),
