@@ -96,13 +96,14 @@ $(BUILD)/fake_service: $(BUILD)/fake_main.o $(BUILD)/fake_service.o
 $(TEST_PROGRAMS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/fake_service.o
 	$(CC) $(CFLAGS) $(LDFLAGS) $^ -o $@ -lcmocka $(MBEDTLS_LIBS) -lpthread -lm
 
-# mbedTLS has no hook for its allocator in the usual builds. So that the linker can put the test's calloc and free in
-# front of the C library's, torture_tls takes mbedTLS statically where it can be had so.
+# mbedTLS has no hooks for its allocator and its clock in the usual builds. So that the linker can put the tests' calloc,
+# free and time in front of the C library's, these take mbedTLS statically where it can be had so.
 STATIC_MBEDTLS := $(if $(MBEDTLS_ROOT),$(MBEDTLS_LIBS),$(filter /%,$(foreach name,mbedtls mbedx509 mbedcrypto,\
     $(shell $(CC) -print-file-name=lib$(name).a))))
 ifneq ($(STATIC_MBEDTLS),)
-$(BUILD)/tests/torture_tls: private MBEDTLS_LIBS = $(STATIC_MBEDTLS)
+$(BUILD)/tests/torture_tls $(BUILD)/tests/test_board: private MBEDTLS_LIBS = $(STATIC_MBEDTLS)
 $(BUILD)/tests/torture_tls: private LDFLAGS += -Wl,--wrap=calloc -Wl,--wrap=free
+$(BUILD)/tests/test_board: private LDFLAGS += -Wl,--wrap=time
 endif
 
 $(CERTS)/.complete: tests/make_certs.sh

@@ -330,6 +330,7 @@ typedef struct azo_pool {
 } azo_pool;
 #endif
 
+/* mbedTLS judges certificates by a clock of its own: time(), or what mbedtls_platform_set_time gave it. */
 typedef struct azo_clock {
     void *user_data;
     int64_t (*monotonic_ms)(void *user_data);
@@ -967,6 +968,7 @@ static inline azo_message azo_same(const azo_chat_reply *reply) {
 #endif
 
 #include <mbedtls/platform.h>
+#include <mbedtls/platform_util.h>
 #include <mbedtls/ssl.h>
 #include <mbedtls/version.h>
 #include <mbedtls/x509_crt.h>
@@ -1486,6 +1488,9 @@ typedef struct azoi_net {
     azoi_known known[AZOI_MAX_KNOWN];
     size_t next_known;
     uint32_t jitter; /* state of the generator for waits */
+    int64_t told_date; /* of an answer; 0: none. To be told where the clock may be wrong, never to be used */
+    int64_t told_at;
+    bool told_safely;  /* over TLS */
 } azoi_net;
 
 /* One connection's bytes: the transport's, with TLS above it where `tls` is set. */
@@ -1509,6 +1514,7 @@ typedef struct azoi_stream {
     bool pending_roots; /* the library's own pass found no anchor: look one up at depth 0 */
     bool checked;     /* a certificate was verified in this handshake: not a resumed session */
     bool offered;     /* a session was offered to resume */
+    mbedtls_x509_time dates[2]; /* of the certificate that is not valid now; year 0: there is none */
     int64_t verified_at; /* see azoi_known */
     azo_result failed; /* what a hook or the trust lookup said, carried round mbedTLS */
     int failed_errno;
@@ -4641,6 +4647,18 @@ static int64_t azoi_net_unix(azoi_net *n) {
     return now > 0 && now < INT64_MAX / 2 ? now : 0;
 }
 
+/* One date in an hour will do, and none without TLS where one came over it. */
+static void azoi_net_told(azoi_net *n, int64_t now, azo_str headers, bool safely) {
+    enum { HOUR_MS = 3600000 };
+    bool old = (uint64_t)now - (uint64_t)n->told_at >= HOUR_MS;
+    if (n->told_date == 0 || (safely && !n->told_safely) || (old && safely == n->told_safely)) {
+        int64_t date = azoi_http_date(azoi_header(headers, "date"));
+        n->told_safely = date > 0 ? safely : n->told_safely;
+        n->told_at = date > 0 ? now : n->told_at;
+        n->told_date = date > 0 ? date : n->told_date;
+    }
+}
+
 /* A counter, mixed by the finaliser of MurmurHash3: spreads waits out, guards nothing. */
 static uint32_t azoi_net_random(azoi_net *n) {
     n->jitter += 0x9e3779b9u;
@@ -5260,6 +5278,61 @@ static azo_result azoi_stream_failed(azoi_stream *s, const char *doing, int ret)
                      s->host, (unsigned)s->port, doing, s->failed_errno, hint);
 }
 
+#ifdef MBEDTLS_HAVE_TIME_DATE
+enum { AZOI_TIME_TEXT = 24 };
+
+static void azoi_time_text(const mbedtls_x509_time *t, char out[AZOI_TIME_TEXT]) {
+    (void)snprintf(out, AZOI_TIME_TEXT, "%04u-%02u-%02u %02u:%02u:%02u", (unsigned)t->year % 10000,
+                   (unsigned)t->mon % 100, (unsigned)t->day % 100, (unsigned)t->hour % 100, (unsigned)t->min % 100,
+                   (unsigned)t->sec % 100);
+}
+
+static void azoi_time_unix(int64_t seconds, char out[AZOI_TIME_TEXT]) {
+    mbedtls_x509_time t;
+    mbedtls_time_t whole = (mbedtls_time_t)seconds;
+    struct tm parts;
+    memset(&parts, 0, sizeof parts);
+    (void)mbedtls_platform_gmtime_r(&whole, &parts);
+    t.year = parts.tm_year + 1900;
+    t.mon = parts.tm_mon + 1;
+    t.day = parts.tm_mday;
+    t.hour = parts.tm_hour;
+    t.min = parts.tm_min;
+    t.sec = parts.tm_sec;
+    azoi_time_text(&t, out);
+}
+
+/* Dates are all that is wrong: says what they are, what the clock that mbedTLS asks says, and what a peer said. */
+static azo_result azoi_tls_bad_dates(azoi_stream *s, int ret, uint32_t flags) {
+    static const char set_clock[] = "Set the clock of this machine (NTP, or date -s), which is probably wrong; where "
+                                    "there is none, give mbedTLS the time by mbedtls_platform_set_time";
+    azoi_net *n = s->net;
+    bool future = (flags & MBEDTLS_X509_BADCERT_FUTURE) != 0;
+    char from[AZOI_TIME_TEXT];
+    char to[AZOI_TIME_TEXT];
+    char now[AZOI_TIME_TEXT];
+    char date[AZOI_TIME_TEXT];
+    char told[AZOI_TIME_TEXT + 48] = "";
+    const char *advice = future ? set_clock
+                                : "Check the clock of this machine; if it is right, the server needs a new certificate";
+    azoi_time_text(&s->dates[0], from);
+    azoi_time_text(&s->dates[1], to);
+    azoi_time_unix((int64_t)mbedtls_time(NULL), now);
+    if (n->told_date > 0) {
+        azoi_time_unix(n->told_date + (int64_t)(((uint64_t)azoi_net_now(n) - (uint64_t)n->told_at) / 1000), date);
+        (void)snprintf(told, sizeof told, ", by an earlier answer%s it is %s", n->told_safely ? "" : " without TLS",
+                       date);
+        advice = strcmp(from, date) <= 0 && strcmp(date, to) <= 0
+                     ? set_clock
+                     : "The clock seems to be right, so the server needs another certificate";
+    }
+    return azoi_fail(s->error, AZO_ERR_TLS_VERIFY, "The certificate of %s:%u %s: it is for %s to %s, and the clock of "
+                     "this machine says %s (UTC%s; mbedTLS -0x%04x, flags 0x%x). %s.", s->host, (unsigned)s->port,
+                     future ? "is not valid yet" : "has expired", from, to, now, told, (unsigned)-ret, (unsigned)flags,
+                     advice);
+}
+#endif
+
 static azo_result azoi_tls_bad_certificate(azoi_stream *s, int ret, uint32_t flags) {
     static const struct {
         uint32_t flags;
@@ -5287,6 +5360,12 @@ static azo_result azoi_tls_bad_certificate(azoi_stream *s, int ret, uint32_t fla
     }
     azoi_log(s->net, AZO_LOG_WARN, "* certificate of %s refused, flags 0x%x", s->host, (unsigned)flags);
     azoi_stream_numbers(s, 0, ret, flags);
+#ifdef MBEDTLS_HAVE_TIME_DATE
+    const uint32_t by_clock = MBEDTLS_X509_BADCERT_FUTURE | MBEDTLS_X509_BADCERT_EXPIRED;
+    if (s->dates[0].year != 0 && (flags & ~by_clock) == 0) {
+        return azoi_tls_bad_dates(s, ret, flags);
+    }
+#endif
     return azoi_fail(s->error, AZO_ERR_TLS_VERIFY, "The certificate of %s:%u %s (mbedTLS -0x%04x, flags 0x%x). %s.",
                      s->host, (unsigned)s->port, rows[i].what, (unsigned)-ret, (unsigned)flags, rows[i].advice);
 }
@@ -5530,6 +5609,10 @@ static azo_result azoi_roots_decide(azoi_stream *s, azoi_scan *z, mbedtls_x509_c
 static int azoi_tls_verify(void *user_data, mbedtls_x509_crt *crt, int depth, uint32_t *flags) {
     azoi_stream *s = (azoi_stream *)user_data;
     s->checked = true;
+    if ((*flags & (MBEDTLS_X509_BADCERT_FUTURE | MBEDTLS_X509_BADCERT_EXPIRED)) != 0) {
+        s->dates[0] = crt->valid_from;
+        s->dates[1] = crt->valid_to;
+    }
     if ((*flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED) != 0) {
         s->pending_roots = true;
     }
@@ -7104,6 +7187,7 @@ static azo_result azoi_job_take_head(azo_request *job) {
         memset(&job->head, 0, sizeof job->head);
         return AZO_OK;
     }
+    azoi_net_told(&job->client->net, job->client->pump.now, job->head.headers, job->spec.origin.secure);
     job->keep_conn = job->head.keep_alive && job->sent_all; /* an early answer leaves half a request behind */
     job->state = AZOI_JOB_BODY;
     azoi_body_init(&job->decoder, &job->head);

@@ -991,6 +991,30 @@ static void test_certificates(void **state) {
     }
 }
 
+/* The metadata service answers without TLS, and so says what time it is whatever the certificates are. */
+static void test_told_time(void **state) {
+    world w;
+    azo_token_reply token;
+    char cert[512];
+    char key[512];
+    fake_options options;
+    (void)state;
+    memset(&options, 0, sizeof options);
+    options.cert_file = cert_path(cert, sizeof cert, "notyet.pem");
+    options.key_file = cert_path(key, sizeof key, "notyet.key");
+    world_open(&w, &options);
+    world_use_imds(&w);
+    world_start(&w);
+    expect(&w, token_as(&w, NULL, &token), AZO_OK);
+    azo_token_reply_free(&token);
+    expect(&w, fail_chat(&w), AZO_ERR_TLS_VERIFY);
+    assert_int_equal(w.error.tls_verify_flags, MBEDTLS_X509_BADCERT_FUTURE);
+    expect_part(w.error.message, "(UTC, by an earlier answer without TLS it is 20");
+    expect_part(w.error.message, "The clock seems to be right, so the server needs another certificate.");
+    assert_int_equal(fake_count(w.service, FAKE_SERVICE), 0);
+    world_close(&w);
+}
+
 /* TLS where there is none, and the other way round. */
 static void test_wrong_scheme(void **state) {
     static const fake_options plain = {.plain_service = true};
@@ -1042,6 +1066,7 @@ int main(void) {
         cmocka_unit_test(test_total_budget),
         cmocka_unit_test(test_interrupted),
         cmocka_unit_test(test_certificates),
+        cmocka_unit_test(test_told_time),
         cmocka_unit_test(test_wrong_scheme),
         cmocka_unit_test(test_no_secret_was_shown), /* the last one */
     };

@@ -1773,11 +1773,15 @@ static void check_hostile(const char *cert, const char *trusted, uint32_t flag, 
 
 static void test_expired(void **state) {
     (void)state;
-    check_hostile("expired", "ca.pem", MBEDTLS_X509_BADCERT_EXPIRED, "has expired");
+    check_hostile("expired", "ca.pem", MBEDTLS_X509_BADCERT_EXPIRED,
+                  "has expired: it is for 2020-01-01 00:00:00 to 2021-01-01 00:00:00, and the clock of this machine "
+                  "says 20");
+    check_hostile("expired", "other_ca.pem", MBEDTLS_X509_BADCERT_NOT_TRUSTED, "has expired (mbedTLS"); /* and worse */
 }
 
 static void test_not_yet_valid(void **state) {
     (void)state;
+    check_hostile("notyet", "ca.pem", MBEDTLS_X509_BADCERT_FUTURE, "-01-01 00:00:00, and the clock of this");
     check_hostile("notyet", "ca.pem", MBEDTLS_X509_BADCERT_FUTURE, "Set the clock");
 }
 
