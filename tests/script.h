@@ -155,7 +155,7 @@ static void script_end(script_conn *c, int64_t delay_ms, azo_result how) {
 }
 
 /* A whole answer with a Content-Length; `headers` are lines with CRLF. */
-static void script_answer(script_conn *c, int64_t delay_ms, int status, const char *headers, const char *body) {
+static inline void script_answer(script_conn *c, int64_t delay_ms, int status, const char *headers, const char *body) {
     char head[2048];
     int len = snprintf(head, sizeof head, "HTTP/1.1 %d Status\r\nContent-Type: application/json\r\n%sContent-Length: "
                        "%lu\r\n\r\n", status, headers, (unsigned long)strlen(body));
