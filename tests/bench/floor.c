@@ -453,8 +453,8 @@ static void cold_state(const bench *b) {
     for (i = 0; i < b->count; i++) {
         tls_open(&t, b, false);
 #if MBEDTLS_VERSION_NUMBER >= 0x03060100
-        mbedtls_ssl_conf_tls13_enable_signal_new_session_tickets(
-            &t.config, MBEDTLS_SSL_TLS1_3_SIGNAL_NEW_SESSION_TICKETS_ENABLED);
+        mbedtls_ssl_conf_tls13_enable_signal_new_session_tickets(&t.config,
+                                                                 MBEDTLS_SSL_TLS1_3_SIGNAL_NEW_SESSION_TICKETS_ENABLED);
 #endif
         tunnel_open(&l, &t, b->address);
         offer_session(&l, b);

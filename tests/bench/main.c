@@ -133,8 +133,10 @@ int main(int argc, char **argv) {
     b.state_file = getenv("BENCH_STATE");
     b.others = getenv("BENCH_OTHERS") != NULL ? strtol(getenv("BENCH_OTHERS"), NULL, 10) : 0;
     if (argc != 4 || b.ca_file == NULL) {
-        fprintf(stderr, "usage: BENCH_CA=FILE [BENCH_ENTRA=HOST:PORT] [BENCH_STATE=FILE] [BENCH_OTHERS=NUMBER] "
-                        "%s MODE HOST:PORT COUNT\nmodes:", argv[0]);
+        fprintf(stderr,
+                "usage: BENCH_CA=FILE [BENCH_ENTRA=HOST:PORT] [BENCH_STATE=FILE] [BENCH_OTHERS=NUMBER] "
+                "%s MODE HOST:PORT COUNT\nmodes:",
+                argv[0]);
         for (; mode->name != NULL; mode++) {
             fprintf(stderr, " %s", mode->name);
         }
