@@ -4,10 +4,8 @@
 
 #include "bench.h"
 
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 static azo_client *open_looped(const bench *b, const char *endpoint, bool with_token, azo_loop loop) {
@@ -262,21 +260,6 @@ static bool turn(azo_client *client, const loop *l, int32_t max_ms) {
     return count > 0 || l->timeout_ms == 0;
 }
 
-/* An endpoint that takes connections and requests and says nothing; returns its descriptor. */
-static int listen_silently(char url[BENCH_URL_SIZE]) {
-    struct sockaddr_in address;
-    socklen_t len = sizeof address;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    memset(&address, 0, sizeof address);
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    bench_require(fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 4096) == 0 &&
-                      getsockname(fd, (struct sockaddr *)&address, &len) == 0,
-                  "listening");
-    (void)snprintf(url, BENCH_URL_SIZE, "http://127.0.0.1:%u", (unsigned)ntohs(address.sin_port));
-    return fd;
-}
-
 static azo_request *begin_at(azo_client *client, const char *url, azo_event_fn on_event, void *user_data) {
     azo_chat_desc desc = {0};
     azo_request *request;
@@ -322,7 +305,7 @@ static void stream_beside(const bench *b, azo_client *client, const loop *l, lon
 
 static void beside(const bench *b, azo_client *client, const loop *l) {
     char silent[BENCH_URL_SIZE];
-    int listener = listen_silently(silent);
+    int listener = bench_listen_silently(silent);
     azo_request **others = begin_silent(client, silent, b->others);
     long i;
     stream_beside(b, client, l, 10); /* meanwhile the others have been sent */
@@ -351,7 +334,7 @@ static void poll_beside(const bench *b) {
 static void begin(const bench *b) {
     loop l;
     char silent[BENCH_URL_SIZE];
-    int listener = listen_silently(silent);
+    int listener = bench_listen_silently(silent);
     azo_loop hooks = loop_open(&l);
     azo_client *client = open_looped(b, silent, false, hooks);
     azo_request **requests;

@@ -18,7 +18,7 @@
  *     embed-text, embed-base64  COUNT times 100 vectors of 1536 numbers
  *     many                      COUNT streams at one time, in one thread
  *     step, poll                one stream of COUNT events, 10 ms apart, while BENCH_OTHERS requests of the same client
- *                               wait for answers that do not come; moved by an event loop or by poll. This library only
+ *                               wait for answers that do not come; moved by an event loop or by poll. The floor has none
  *     begin                     COUNT requests (4,000 at most), all begun, then sent, then cancelled or freed, in an
  *                               order of no order. This library only
  *
@@ -79,6 +79,9 @@ enum { BENCH_URL_SIZE = 256 };
 /* https://HOST:PORT/EVENTS/TOGETHER/GAP */
 void bench_stream_url(char out[BENCH_URL_SIZE], const bench *b, bench_stream s);
 void bench_url(char out[BENCH_URL_SIZE], const char *address, const char *path);
+
+/* An endpoint that takes connections and requests and says nothing; returns its descriptor. */
+int bench_listen_silently(char url[BENCH_URL_SIZE]);
 
 /* Ends the program with a message unless `ok`. */
 void bench_require(bool ok, const char *what);

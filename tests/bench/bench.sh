@@ -12,6 +12,8 @@ build=${AZO_TEST_BUILD:-build}
 run=${1:-quick}
 work=$build/benchmark
 results=$work/results
+BENCH_OTHERS=0
+export BENCH_OTHERS
 clients='azo curl floor'
 here=$(dirname "$0")
 
@@ -144,25 +146,17 @@ many_streams() {
 
 # Events while other requests of the client wait.
 among() {
-    for others in 0 1000; do
-        BENCH_OTHERS=$others
-        export BENCH_OTHERS
-        record step-$others azo "$build/bench" step "$peer" 200
-        record poll-$others azo "$build/bench" poll "$peer" 200
-        each_counted azo step "$peer" 50 350 step-$others
-        each_counted azo poll "$peer" 50 350 poll-$others
+    round=0
+    while [ $round -lt $slow ]; do
+        for BENCH_OTHERS in 0 1000; do
+            for mode in step poll; do
+                for client in azo curl; do
+                    record $mode-$BENCH_OTHERS $client "$(program_of $client)" $mode "$peer" 200
+                done
+            done
+        done
+        round=$((round + 1))
     done
-    BENCH_OTHERS=0
-    each_counted azo begin "$nginx" 40 400 begin-400
-    each_counted azo begin "$nginx" 400 4000 begin-4000
-}
-
-# What the last among() means: for each request that waits, where that costs anything; beside which figure, where not.
-among_each() {
-    awk '/^poll-/ { n[$1 " " $3] = $4 } END {
-        print "poll-each azo instructions", (n["poll-1000 instructions"] - n["poll-0 instructions"]) / 1000
-        print "poll-each azo cpu_us", (n["poll-1000 cpu_us"] - n["poll-0 cpu_us"]) / 1000 }' "$results" >"$work/each"
-    cat "$work/each" >>"$results"
 }
 
 # heap_of CLIENT MODE ADDRESS COUNT: its peak.
@@ -201,6 +195,12 @@ each_counted() { each_of "${6:-$2}" "$1" "$2" "$3" "$4" "$5" "$4" "$5"; }
 
 events_in() { grep -c '^data: {' "$servers/bulk-$1"; }
 
+instructions_among() {
+    for BENCH_OTHERS in 0 1000; do
+        for mode in step poll; do each_counted "$1" $mode "$peer" 50 350 $mode-$BENCH_OTHERS; done
+    done
+}
+
 instructions_of() {
     round=0
     while [ $round -lt $counts ]; do
@@ -212,6 +212,7 @@ instructions_of() {
         each_counted "$1" warm "$nginx" 10 110
         each_counted "$1" stream "$peer" 100 600
         each_of bulk "$1" bulk "$nginx" 1 6 "$(events_in 1)" "$(events_in 6)"
+        [ "$1-$run" = floor-full ] || [ $run = quick ] || instructions_among "$1"
         [ "$1" != curl ] || return # it takes long, and varies little
         round=$((round + 1))
     done
@@ -227,15 +228,17 @@ instructions() {
     beside=
     [ $run = full ] || return
     echo "cold-key floor_whole instructions $(counted floor cold-key-whole "$nginx" 1)" >>"$results"
-    round=0
-    while [ $round -lt $counts ]; do
-        among
-        among_each
-        round=$((round + 1))
-    done
-    # For these two the floor is to be one alone, and one of 400.
-    sed -n 's/^step-0 azo /step-1000 floor /p; s/^begin-400 azo /begin-4000 floor /p' "$results" >"$work/alone"
-    cat "$work/alone" >>"$results"
+    each_counted azo begin "$nginx" 40 400 begin-400
+    each_counted azo begin "$nginx" 400 4000 begin-4000
+}
+
+# What the figures of one among many mean: by poll, for each of the others; else beside what it is alone, as its floor.
+compare_many() {
+    awk '/^(step-0|begin-400) azo/ { sub(/-.* azo/, /^s/ ? "-1000 floor" : "-4000 floor"); print }
+        /^poll-/ { key = $2 " " $3; n[$1 key, ++count[$1 key]] = $4; keys[key] }
+        END { for (key in keys) for (i = 1; i <= count["poll-0" key]; i++)
+            print "poll-each", key, (n["poll-1000" key, i] - n["poll-0" key, i]) / 1000 }' "$results" >"$work/compared"
+    cat "$work/compared" >>"$results"
 }
 
 system_calls() {
@@ -260,9 +263,11 @@ repeat $slow bulk bulk "$nginx" $bulk
 repeat $warm embed-text embed-text "$nginx" $embed
 repeat $warm embed-base64 embed-base64 "$nginx" $embed
 many_streams
+[ $run = quick ] || among
 heap
 system_calls
 instructions
+compare_many
 
 awk -v run=$run -v mbedtls="$("$build/bench_floor" version - 1)" -v seconds=$(($(date +%s) - began)) \
     -v cores="$(getconf _NPROCESSORS_ONLN)" -f "$here/table.awk" "$here/bars.txt" "$results"

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 
 typedef struct text {
     char *data;
@@ -389,6 +391,135 @@ static void many(const bench *b) {
     client_close(&c);
 }
 
+/* ---- One among others that wait ---- */
+
+/* epoll, as libcurl's manual has it: curl_multi_socket_action. */
+typedef struct loop {
+    CURLM *multi;
+    int fd;
+    long timeout_ms;
+} loop;
+
+static int loop_watch(CURL *curl, curl_socket_t fd, int what, void *user_data, void *known) {
+    loop *l = (loop *)user_data;
+    struct epoll_event wish;
+    int operation = what == CURL_POLL_REMOVE ? EPOLL_CTL_DEL : known == NULL ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+    (void)curl;
+    memset(&wish, 0, sizeof wish);
+    wish.events |= (what & CURL_POLL_IN) != 0 ? (uint32_t)EPOLLIN : 0u;
+    wish.events |= (what & CURL_POLL_OUT) != 0 ? (uint32_t)EPOLLOUT : 0u;
+    wish.data.fd = fd;
+    (void)epoll_ctl(l->fd, operation, fd, &wish);
+    (void)curl_multi_assign(l->multi, fd, what == CURL_POLL_REMOVE ? NULL : l);
+    return 0;
+}
+
+static int loop_timer(CURLM *multi, long timeout_ms, void *user_data) {
+    (void)multi;
+    ((loop *)user_data)->timeout_ms = timeout_ms;
+    return 0;
+}
+
+static void loop_open(loop *l) {
+    l->multi = curl_multi_init();
+    l->fd = epoll_create1(EPOLL_CLOEXEC);
+    l->timeout_ms = -1;
+    bench_require(l->multi != NULL && l->fd >= 0, "an event loop");
+    (void)curl_multi_setopt(l->multi, CURLMOPT_SOCKETFUNCTION, loop_watch);
+    (void)curl_multi_setopt(l->multi, CURLMOPT_SOCKETDATA, l);
+    (void)curl_multi_setopt(l->multi, CURLMOPT_TIMERFUNCTION, loop_timer);
+    (void)curl_multi_setopt(l->multi, CURLMOPT_TIMERDATA, l);
+}
+
+enum { MAX_READY = 64 };
+
+static void turn_loop(loop *l) {
+    struct epoll_event ready[MAX_READY];
+    int count = epoll_wait(l->fd, ready, MAX_READY, (int)l->timeout_ms);
+    int running;
+    int i;
+    bench_require(count >= 0, "epoll_wait");
+    if (count == 0) {
+        l->timeout_ms = -1; /* it rings once */
+        (void)curl_multi_socket_action(l->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+    }
+    for (i = 0; i < count; i++) {
+        int what = ((ready[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0 ? CURL_CSELECT_IN : 0) |
+                   ((ready[i].events & EPOLLOUT) != 0 ? CURL_CSELECT_OUT : 0);
+        (void)curl_multi_socket_action(l->multi, ready[i].data.fd, what, &running);
+    }
+}
+
+static void turn_poll(loop *l) {
+    int running;
+    (void)curl_multi_poll(l->multi, NULL, 0, 1000, NULL);
+    (void)curl_multi_perform(l->multi, &running);
+}
+
+/* Of the peer, while the others wait. */
+static void stream_beside(client *c, loop *l, void (*turn)(loop *l), long number) {
+    bench_stream s = {number, 1, 10000};
+    char base[BENCH_URL_SIZE];
+    char url[BENCH_URL_SIZE + 32];
+    char *body = chat_body(true);
+    CURLMsg *message = NULL;
+    worker w;
+    int queued;
+    memset(&w, 0, sizeof w);
+    bench_stream_url(base, c->b, s);
+    (void)snprintf(url, sizeof url, "%s/openai/v1/chat/completions", base);
+    start_worker(&w, l->multi, c, url, body);
+    while (message == NULL) {
+        turn(l);
+        message = curl_multi_info_read(l->multi, &queued);
+    }
+    bench_require(message->easy_handle == w.curl && message->data.result == CURLE_OK, "the stream");
+    bench_require(w.e.count == number, "events are missing");
+    (void)curl_multi_remove_handle(l->multi, w.curl);
+    curl_easy_cleanup(w.curl);
+    events_free(&w.e);
+    free(body);
+}
+
+static void beside(const bench *b, loop *l, void (*turn)(loop *l)) {
+    char silent[BENCH_URL_SIZE];
+    int listener = bench_listen_silently(silent);
+    worker *others = (worker *)calloc((size_t)b->others + 1, sizeof *others);
+    char *body = chat_body(false);
+    client c;
+    long i;
+    bench_require(others != NULL, "memory");
+    client_open(&c, b, KEY);
+    for (i = 0; i < b->others; i++) {
+        start_worker(&others[i], l->multi, &c, silent, body);
+    }
+    stream_beside(&c, l, turn, 10);
+    bench_start();
+    stream_beside(&c, l, turn, b->count);
+    bench_stop(b->count);
+    for (i = 0; i < b->others; i++) {
+        (void)curl_multi_remove_handle(l->multi, others[i].curl);
+        curl_easy_cleanup(others[i].curl);
+    }
+    (void)curl_multi_cleanup(l->multi);
+    free(others);
+    free(body);
+    client_close(&c);
+    (void)close(listener);
+}
+
+static void step(const bench *b) {
+    loop l;
+    loop_open(&l);
+    beside(b, &l, turn_loop);
+    (void)close(l.fd);
+}
+
+static void poll_beside(const bench *b) {
+    loop l = {curl_multi_init(), -1, -1};
+    beside(b, &l, turn_poll);
+}
+
 /* ---- Embeddings ---- */
 
 static char *embed_body(void) {
@@ -504,5 +635,7 @@ const bench_mode bench_modes[] = {
     {"embed-base64", embed_base64},
     {"many", many},
     {"delay", delay},
+    {"step", step},
+    {"poll", poll_beside},
     {NULL, NULL},
 };

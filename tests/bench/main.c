@@ -6,10 +6,12 @@
 #include "bench.h"
 
 #include <inttypes.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <time.h>
 
 typedef struct reading {
@@ -58,6 +60,20 @@ size_t bench_load(const bench *b, char state[BENCH_MAX_STATE]) {
 void bench_store(const bench *b, const void *state, size_t len) {
     FILE *file = fopen(b->state_file, "wb");
     bench_require(file != NULL && fwrite(state, 1, len, file) == len && fclose(file) == 0, "keeping the state");
+}
+
+int bench_listen_silently(char url[BENCH_URL_SIZE]) {
+    struct sockaddr_in address;
+    socklen_t len = sizeof address;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    memset(&address, 0, sizeof address);
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    bench_require(fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 4096) == 0 &&
+                      getsockname(fd, (struct sockaddr *)&address, &len) == 0,
+                  "listening");
+    (void)snprintf(url, BENCH_URL_SIZE, "http://127.0.0.1:%u", (unsigned)ntohs(address.sin_port));
+    return fd;
 }
 
 static int64_t now_ns(void) {

@@ -65,8 +65,8 @@ start_servers || { echo 'not ok 1 - the servers start'; exit 1; }
 for client in bench bench_curl bench_floor; do all_modes $client; done
 BENCH_OTHERS=5
 export BENCH_OTHERS
-for mode in step poll; do
-    expect "bench $mode" 'wall_us cpu_us rss_kb' "$build/bench" $mode "$peer" 3
+for client in bench bench_curl; do
+    for mode in step poll; do expect "$client $mode" 'wall_us cpu_us rss_kb' "$build/$client" $mode "$peer" 3; done
 done
 expect 'bench begin' 'wall_us cpu_us rss_kb' "$build/bench" begin "$nginx" 20
 for mode in cold-key-whole cold-token-whole; do
