@@ -3134,7 +3134,12 @@ static const char *azoi_json_scan_double(azoi_json_scan *s, const char *at, doub
 static bool azoi_parse_double(azo_str text, double *out) {
     azoi_json_scan s;
     const char *start = azoi_json_scan_init(&s, text, NULL);
-    return azoi_json_scan_double(&s, start, out) == s.end;
+    double value = 0;
+    if (azoi_json_scan_double(&s, start, &value) != s.end) {
+        return false;
+    }
+    *out = value;
+    return true;
 }
 
 /* A finite number, with as many digits as it takes to read it back. The locale's decimal point may have several
