@@ -1,4 +1,4 @@
-/* unit_state.c - what one run of a program leaves to the next: azo_client_export and azo_client_import, over whole
+/* test_state.c - what one run of a program leaves to the next: azo_client_export and azo_client_import, over whole
  * calls to the fake service, and over every way in which a stored state can be wrong. The format's own expectations
  * are computed here from its description, not by the library. Needs the certificates of make_certs.sh. */
 #ifndef _DEFAULT_SOURCE
