@@ -1249,7 +1249,7 @@ typedef struct azoi_json_entry {
     struct azoi_json_entry *behind; /* all that is in the value */
 } azoi_json_entry;
 
-enum { AZOI_JSON_MAPPED = 96 }; /* a chat reply has some sixty, a chunk of a stream thirty */
+enum { AZOI_JSON_MAPPED = 80 }; /* a chat reply has some sixty, a chunk of a stream thirty */
 
 /* What the check of a text saw on its way, in the order of the text, so that nobody needs to look again. Empty where
  * there was too much. */
@@ -1829,6 +1829,7 @@ struct azo_client {
     azoi_spares spares; /* of the buffers of requests */
     azoi_buf scratch;  /* azo_X_begin builds here */
     azoi_buf decoded;  /* event texts, valid during one callback */
+    azoi_json_map map; /* of the answer or event that is walked: too large for the stack */
     azoi_buf input;    /* AZOI_READ_SIZE bytes of room for one read, from the first on */
     azoi_tokens tokens;
     azo_watch *watches; /* of azo_poll */
@@ -10167,7 +10168,7 @@ typedef struct azoi_walk {
     azoi_buf *texts; /* of the step's event */
     azo_str chunk;
     unsigned steps;
-    azoi_json_map map; /* of the chunk */
+    azoi_json_map *map; /* of the chunk */
 } azoi_walk;
 
 /* Counts a step; true: it was taken before. */
@@ -10295,9 +10296,9 @@ static azo_result azoi_walk_tool(azoi_walk *w, azo_str value, int choice, int64_
     azo_str v[4];
     azo_str f[3];
     azo_event event;
-    azoi_pick(&w->map, value, names, 4, v);
+    azoi_pick(w->map, value, names, 4, v);
     bool custom = v[3].ptr != NULL;
-    azoi_pick(&w->map, custom ? v[3] : v[2], inner_names, 3, f);
+    azoi_pick(w->map, custom ? v[3] : v[2], inner_names, 3, f);
     azo_str arguments = f[custom ? 2 : 1];
     if ((v[0].len <= 2 && f[0].len <= 2 && arguments.len <= 2) || azoi_walk_taken(w)) { /* "" is nothing */
         return AZO_OK;
@@ -10342,10 +10343,10 @@ static azo_result azoi_walk_choice(azoi_walk *w, azo_str value, int64_t position
     if (!azoi_is(value, '{')) {
         return AZO_OK;
     }
-    azoi_pick(&w->map, value, names, 5, v);
+    azoi_pick(w->map, value, names, 5, v);
     int64_t index = azoi_count_of(v[0], position);
     bool whole = !azoi_is(v[1], '{');
-    azoi_pick(&w->map, whole ? v[2] : v[1], message_names, 3, m);
+    azoi_pick(w->map, whole ? v[2] : v[1], message_names, 3, m);
     azoi_chat_part *c = azoi_chat_part_at(w->job, index, -1);
     if (c == NULL) {
         return w->job->error.code;
@@ -10353,7 +10354,7 @@ static azo_result azoi_walk_choice(azoi_walk *w, azo_str value, int64_t position
     int choice = c->choice;
     azo_result r = azoi_walk_piece(w, m[0], &c->text, AZO_EVENT_TEXT, choice);
     r = r == AZO_OK ? azoi_walk_piece(w, m[1], &c->refusal, AZO_EVENT_REFUSAL, choice) : r;
-    azoi_json_cursor calls = azoi_json_over(&w->map, m[2], '[');
+    azoi_json_cursor calls = azoi_json_over(w->map, m[2], '[');
     for (int64_t i = 0; r == AZO_OK && azoi_json_each(&calls, NULL, &call); i++) {
         r = azoi_walk_tool(w, call, choice, whole ? i : -1);
     }
@@ -10367,7 +10368,7 @@ static azo_result azoi_walk_choice(azoi_walk *w, azo_str value, int64_t position
 
 /* Of the prompt: an array of {prompt_index, content_filter_results}; choice is -1 in their events. */
 static azo_result azoi_walk_prompt_filters(azoi_walk *w, azo_str filters) {
-    azoi_json_cursor prompts = azoi_json_over(&w->map, filters, '[');
+    azoi_json_cursor prompts = azoi_json_over(w->map, filters, '[');
     azo_str value;
     azo_str results;
     bool kept = false;
@@ -10389,7 +10390,7 @@ static azo_result azoi_walk_chunk(azoi_walk *w) {
     azo_str v[7];
     azo_str value;
     azo_event event;
-    azoi_pick(&w->map, azoi_trim(w->chunk), names, 7, v);
+    azoi_pick(w->map, azoi_trim(w->chunk), names, 7, v);
     bool named_error = azoi_equal(azoi_buf_view(&w->chat->sse.name), "error") && v[3].ptr == NULL;
     if (v[0].ptr != NULL || named_error) {
         return azoi_refuse(w->job, 0, w->chunk);
@@ -10397,7 +10398,7 @@ static azo_result azoi_walk_chunk(azoi_walk *w) {
     azo_result r = azoi_walk_name(w, v[1], &w->chat->id);
     r = r == AZO_OK ? azoi_walk_name(w, v[2], &w->chat->model) : r;
     r = r == AZO_OK ? azoi_walk_prompt_filters(w, v[5].ptr != NULL ? v[5] : v[6]) : r;
-    azoi_json_cursor choices = azoi_json_over(&w->map, v[3], '[');
+    azoi_json_cursor choices = azoi_json_over(w->map, v[3], '[');
     for (int64_t i = 0; r == AZO_OK && azoi_json_each(&choices, NULL, &value); i++) {
         r = azoi_walk_choice(w, value, i);
     }
@@ -10418,9 +10419,10 @@ static azo_result azoi_chat_chunk(azo_request *job, azo_str text) {
     w.texts = &job->client->decoded;
     w.chunk = text;
     w.steps = 0;
-    w.map.known = w.chat->count > 0 ? azoi_span_view(&w.chat->arena, &w.chat->parts[0].filter) : azoi_view(NULL, 0);
-    w.map.depth = 3; /* the answer, its choices, and the choice that it is of */
-    azo_result r = azoi_check_answer(job, text, &w.map, 0, 0);
+    w.map = &job->client->map;
+    w.map->known = w.chat->count > 0 ? azoi_span_view(&w.chat->arena, &w.chat->parts[0].filter) : azoi_view(NULL, 0);
+    w.map->depth = 3; /* the answer, its choices, and the choice that it is of */
+    azo_result r = azoi_check_answer(job, text, w.map, 0, 0);
     r = r == AZO_OK ? azoi_walk_chunk(&w) : r;
     if (r == AZO_OK) {
         w.chat->done = 0;
