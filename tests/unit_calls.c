@@ -1934,6 +1934,9 @@ static void test_embeddings_in_pieces(void **state) {
         "{\"data\":[" ROW_0 ",{\"embedding\":[1,2],\"x\":[" OPEN_61 CLOSE_61 "]}]}",
         "{\"data\":[" ROW_0 ",{\"embedding\":[1,02]}]}",
         "{\"data\":[" ROW_0 ",{\"embedding\":[1,2]} x]}",
+        "{\"data\":[" ROW_0 ",{\"embedding\":[[1]},{\"x\":1]}]}",
+        "{\"data\":[" ROW_0 ",{\"embedding\":\"AACAPgAAAL8=\",\"x\":01}]}",
+        "{[" ROW_0 "," ROW_1 "]}",
         "}}{\"data\":[" ROW_0 "," ROW_1 "]}",
         "<data>\"data\":[" ROW_0 "</data>",
         "{\"data\":[{}]}",
@@ -1957,22 +1960,56 @@ static void test_embeddings_in_pieces(void **state) {
     }
 }
 
-/* The limit is for all that came, also for what was taken out already. */
+static azo_result play_limited(const char *body, size_t limit) {
+    azo_client_desc desc = desc_of(ENDPOINT, NULL, "d");
+    azo_embed_desc embed = embed_of();
+    desc.max_response_bytes = limit;
+    azo_client *client = client_of(&desc);
+    azo_request *job = begin_embed(client, &embed);
+    azo_result r = play(job, 200, "", body);
+    if (r != AZO_OK) {
+        test_sentences(job->error.message);
+    }
+    azo_request_free(job);
+    azo_client_close(client);
+    return r;
+}
+
+/* The limit is for all that came, also for what was taken out already; and for what a row promises of the others. */
 static void test_embeddings_limit(void **state) {
     static const char body[] = "{\"data\":[" ROW_0 "," ROW_1 "]}";
-    size_t cut;
+    static const char long_row[] = "{\"data\":[{\"embedding\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}";
     (void)state;
-    for (cut = 0; cut < 4; cut++) {
-        azo_client_desc desc = desc_of(ENDPOINT, NULL, "d");
-        azo_embed_desc embed = embed_of();
-        desc.max_response_bytes = sizeof body - 1 - (cut > 2 ? sizeof ROW_1 : cut);
-        azo_client *client = client_of(&desc);
-        azo_request *job = begin_embed(client, &embed);
-        assert_int_equal(play(job, 200, "", body), cut == 0 ? AZO_OK : AZO_ERR_LIMIT);
-        assert_int_equal(cut == 0, job->error.message[0] == '\0');
-        azo_request_free(job);
-        azo_client_close(client);
+    assert_int_equal(play_limited(body, sizeof body - 1), AZO_OK);
+    for (size_t limit = 1; limit < sizeof body - 1; limit++) {
+        assert_int_equal(play_limited(body, limit), AZO_ERR_LIMIT);
     }
+    assert_int_equal(play_limited(long_row, sizeof long_row), AZO_ERR_JSON);
+}
+
+/* Half a row is all that there is, and no memory to say so. */
+static void test_embeddings_memory(void **state) {
+    test_memory memory;
+    azo_client_desc desc = desc_of(ENDPOINT, NULL, "d");
+    azo_embed_desc embed = embed_of();
+    char ones[10000]; /* more than is kept from one request to the next */
+    azo_error err;
+    (void)state;
+    test_memory_open(&memory);
+    desc.allocator = memory.hook;
+    azo_client *client = client_of(&desc);
+    azo_request *job = begin_embed(client, &embed);
+    memset(ones, '1', sizeof ones);
+    play_head(job, 200, "");
+    assert_int_equal(play_piece(job, azo_s("{\"data\":[{\"embedding\":[")), AZO_OK);
+    assert_int_equal(play_piece(job, azoi_view(ones, sizeof ones)), AZO_OK);
+    memory.fail_at = memory.calls + 1;
+    assert_int_equal(play_end(job, AZO_OK), AZO_ERR_MEMORY);
+    assert_int_equal(memory.failures, 1);
+    assert_int_equal(azo_embed_end(job, NULL, &err), AZO_ERR_MEMORY);
+    test_sentences(err.message);
+    azo_client_close(client);
+    test_memory_close(&memory);
 }
 
 static void test_embeddings_arguments(void **state) {
@@ -2822,6 +2859,7 @@ int main(void) {
         cmocka_unit_test(test_embeddings_refused),
         cmocka_unit_test(test_embeddings_in_pieces),
         cmocka_unit_test(test_embeddings_limit),
+        cmocka_unit_test(test_embeddings_memory),
         cmocka_unit_test(test_embeddings_arguments),
         cmocka_unit_test(test_raw_targets),
         cmocka_unit_test(test_raw_bodies),

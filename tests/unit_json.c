@@ -657,6 +657,106 @@ static void tokens_agree_with_scanning(void **state) {
     close_fixture(&f);
 }
 
+/* Objects and arrays by the map of the text, and by scanning: the same members and items. */
+static void check_walk(const azoi_json_map *map, azo_str value) {
+    azoi_json_cursor mapped = azoi_json_over(map, value, value.ptr[0]);
+    azoi_json_cursor scanned = azoi_json_over(NULL, value, value.ptr[0]);
+    bool object = value.ptr[0] == '{';
+    azo_str found[2];
+    azo_str keys[2] = {{NULL, 0}, {NULL, 0}};
+    assert_null(scanned.behind);
+    assert_true(mapped.behind != NULL || map->count == 0 || value.len == 2 || *azoi_json_value_start(value.ptr + 1) ==
+                                                                                  value.ptr[value.len - 1]);
+    while (azoi_json_each(&scanned, object ? &keys[0] : NULL, &found[0])) {
+        assert_true(azoi_json_each(&mapped, object ? &keys[1] : NULL, &found[1]));
+        assert_ptr_equal(found[0].ptr, found[1].ptr);
+        assert_int_equal(found[0].len, found[1].len);
+        assert_ptr_equal(keys[0].ptr, keys[1].ptr);
+        assert_int_equal(keys[0].len, keys[1].len);
+        if (azoi_is(found[0], '{') || azoi_is(found[0], '[')) {
+            check_walk(map, found[0]);
+        }
+    }
+    assert_false(azoi_json_each(&mapped, object ? &keys[1] : NULL, &found[1]));
+}
+
+static void maps_agree_with_scanning(void **state) {
+    azoi_json_map map;
+    test_guard g;
+    size_t i;
+    (void)state;
+    memset(&map, 0, sizeof map);
+    test_guard_open(&g, 256);
+    for (i = 0; i < sizeof accepted / sizeof *accepted; i++) {
+        azo_str text = test_guard_put(&g, azo_s(accepted[i]));
+        azo_str root = azoi_trim(text);
+        size_t offset;
+        assert_true(azoi_json_check_map(text, &map, &offset));
+        assert_int_equal(offset, text.len);
+        if (azoi_is(root, '{') || azoi_is(root, '[')) {
+            check_walk(&map, root);
+        }
+    }
+    test_guard_close(&g);
+}
+
+/* A text with more than there is room for has no map; neither has another text. */
+static void maps_have_an_end(void **state) {
+    azoi_json_map map;
+    azo_allocator none;
+    azoi_buf b;
+    size_t offset;
+    int items;
+    (void)state;
+    memset(&map, 0, sizeof map);
+    memset(&none, 0, sizeof none);
+    azoi_buf_init(&b, &none, 10000, false);
+    for (items = AZOI_JSON_MAPPED - 4; items < AZOI_JSON_MAPPED + 4; items++) {
+        int i;
+        azoi_buf_clear(&b);
+        azoi_buf_puts(&b, "[{\"a\":0}");
+        for (i = 2; i < items; i++) { /* and the array, and 0 */
+            azoi_buf_puts(&b, ",0");
+        }
+        azoi_buf_puts(&b, "]");
+        assert_true(azoi_json_check_map(azoi_buf_view(&b), &map, &offset));
+        assert_int_equal(map.count, items + 1 < AZOI_JSON_MAPPED ? items + 1 : 0);
+        check_walk(&map, azoi_buf_view(&b));
+    }
+    assert_true(azoi_json_check_map(azo_s("[1,[2]]"), &map, &offset));
+    assert_int_equal(map.count, 4);
+    assert_null(azoi_json_over(&map, azo_s("[3]"), '[').behind);
+    assert_int_equal(azoi_json_over(&map, azo_s("[3]"), '{').rest.len, 0);
+    azoi_buf_free(&b);
+}
+
+/* An object that is known is passed over at its depth, and only there; it is walked by scanning then. */
+static void known_objects(void **state) {
+    static const char text[] = "{\"a\":[{\"b\":{\"c\":1,\"d\":[2]},\"e\":{\"c\":1}}],\"c\":{\"c\":1}}";
+    azoi_json_map map;
+    azo_str value;
+    azo_str inner;
+    size_t offset;
+    size_t depth;
+    (void)state;
+    for (depth = 0; depth < 5; depth++) {
+        memset(&map, 0, sizeof map);
+        map.known = azo_s("{\"c\":1,\"d\":[2]}");
+        map.depth = depth;
+        assert_true(azoi_json_check_map(azo_s(text), &map, &offset));
+        assert_int_equal(offset, sizeof text - 1);
+        assert_int_equal(map.count, depth == 3 ? 8 : 11);
+        assert_int_equal(azo_json_get(azo_s(text), "a[0].b", &value), AZO_OK);
+        static const azo_str name = {"d", 1};
+        azoi_pick(&map, value, &name, 1, &inner);
+        assert_true(azoi_equal(inner, "[2]"));
+    }
+    map.known = azo_s("{\"c\":1}}],\"c\":{\"c\":1}}}"); /* longer than what is left */
+    map.depth = 3;
+    assert_true(azoi_json_check_map(azo_s(text), &map, &offset));
+    assert_int_equal(map.count, 11);
+}
+
 static void errors_say_where(void **state) {
     fixture f;
     (void)state;
@@ -1204,6 +1304,9 @@ int main(void) {
         cmocka_unit_test(what_is_not_there),
         cmocka_unit_test(no_scalars_alone),
         cmocka_unit_test(tokens_agree_with_scanning),
+        cmocka_unit_test(maps_agree_with_scanning),
+        cmocka_unit_test(maps_have_an_end),
+        cmocka_unit_test(known_objects),
         cmocka_unit_test(errors_say_where),
         cmocka_unit_test(gigabytes_are_refused),
         cmocka_unit_test(integers),

@@ -969,7 +969,7 @@ static void base64_knows_every_digit(void **state) {
 
 static void base64_is_checked(void **state) {
     static const char *const bad[] = {"A", "AAAAA", "A=", "A===", "AA=A", "AA==AA==", "AA-_", "AA%3D", "A*AA",
-                                      "\xc3\xbc\xc3\xbc"};
+                                      "AAAA=AAAAAAAA", "\xc3\xbc\xc3\xbc"};
     unsigned char out[16];
     size_t len;
     size_t i;
@@ -983,6 +983,7 @@ static void base64_is_checked(void **state) {
     assert_int_equal(len, 4);
     assert_memory_equal(out, "foob", 4);
     assert_false(azoi_base64_decode(azo_s("Zm9v"), out, 2, &len)); /* too long */
+    assert_false(azoi_base64_decode(azo_s("Zm9vZm9vZm9vZm9v"), out, 8, &len));
     assert_false(azoi_base64_decode(azoi_view("AA\0A", 4), out, sizeof out, &len));
     assert_true(azoi_base64_decode(azo_s("AACAPgAAAL8AAIA/"), out, 12, &len)); /* 0.25, -0.5, 1.0 */
     assert_int_equal(len, 12);
