@@ -1249,7 +1249,7 @@ typedef struct azoi_json_entry {
     struct azoi_json_entry *behind; /* all that is in the value */
 } azoi_json_entry;
 
-enum { AZOI_JSON_MAPPED = 80 }; /* a chat reply has some sixty, a chunk of a stream thirty */
+enum { AZOI_JSON_MAPPED = 72 }; /* a chat reply has some sixty, a chunk of a stream thirty */
 
 /* What the check of a text saw on its way, in the order of the text, so that nobody needs to look again. Empty where
  * there was too much. */
