@@ -2138,18 +2138,19 @@ static void azoi_buf_char(azoi_buf *b, char c) {
     }
 }
 
-static void azoi_buf_int(azoi_buf *b, int64_t value) {
+static void azoi_buf_count(azoi_buf *b, uint64_t value) {
     char text[20];
     size_t at = sizeof text;
-    uint64_t left = value < 0 ? (uint64_t)-(value + 1) + 1 : (uint64_t)value;
     do {
-        text[--at] = (char)('0' + left % 10);
-        left /= 10;
-    } while (left > 0);
-    if (value < 0) {
-        text[--at] = '-';
-    }
+        text[--at] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value > 0);
     azoi_buf_add(b, text + at, sizeof text - at);
+}
+
+static void azoi_buf_int(azoi_buf *b, int64_t value) {
+    azoi_buf_puts(b, value < 0 ? "-" : "");
+    azoi_buf_count(b, value < 0 ? (uint64_t)-(value + 1) + 1 : (uint64_t)value);
 }
 
 static void azoi_buf_drop(azoi_buf *b, size_t count) {
@@ -3675,7 +3676,7 @@ static void azoi_host_put(azoi_buf *b, azo_str host, uint16_t port, uint16_t uns
     azoi_buf_puts(b, brackets ? "]" : "");
     if (port != unsaid) {
         azoi_buf_char(b, ':');
-        azoi_buf_int(b, port);
+        azoi_buf_count(b, port);
     }
 }
 
@@ -3804,10 +3805,15 @@ static bool azoi_line_next(azo_str *rest, azo_str *line) {
 }
 
 static bool azoi_line_end_take(azo_str *rest) {
-    size_t cr = rest->len > 1 && rest->ptr[0] == '\r' ? 1 : 0;
-    bool ends = cr < rest->len && rest->ptr[cr] == '\n';
-    *rest = azoi_skip(*rest, ends ? cr + 1 : 0);
-    return ends;
+    azo_str end = *rest;
+    if (end.len > 1 && end.ptr[0] == '\r') {
+        end = azoi_skip(end, 1);
+    }
+    if (end.len == 0 || end.ptr[0] != '\n') {
+        return false;
+    }
+    *rest = azoi_skip(end, 1);
+    return true;
 }
 
 /* A header line of the peer's; the value with the blanks round it. False: it is none. */
@@ -7081,7 +7087,7 @@ static azo_result azoi_job_begin_send(azo_request *job) {
     azoi_job_log_head(job, azoi_skip(azoi_buf_view(out), signature));
     if (job->spec.has_body) {
         azoi_buf_puts(out, "Content-Length: ");
-        azoi_buf_int(out, (int64_t)job->spec.body.len);
+        azoi_buf_count(out, job->spec.body.len);
         azoi_buf_puts(out, "\r\n");
     }
     azoi_buf_puts(out, "\r\n");
