@@ -158,12 +158,13 @@ run_eva() {
     cp "$jsmn" $here/eva.h "$here/eva_$1.c" "$dir/eva" || return 1
     { sed -f $here/eva.sed azopenai.h; echo '#endif'; } >"$dir/eva/azopenai.h"
     sed -f $here/eva_pem.sed azopenai.h >"$dir/eva/pem.h"
+    splits=azoi_utf8:0:1:2:3:4,azoi_find:full,azoi_token_run:full,azoi_value_run:full,eva_memchr:full
     (cd "$dir/eva" && frama-c -machdep gcc_x86_64 \
         -cpp-extra-args="-I. -DAZO_JSMN_HEADER='\"jsmn.h\"' -DEVA_LEN=$3" \
         "eva_$1.c" "$(frama-c -print-share-path)/libc/string.c" \
         -eva -eva-no-print -eva-no-show-progress -eva-no-alloc-returns-null -eva-msg-key=-final-states,-initial-state \
         -eva-slevel "$2" -eva-auto-loop-unroll 20 -eva-unroll-recursive-calls 5 -eva-split-return auto \
-        -eva-split-return-function azoi_utf8:0:1:2:3:4,azoi_find:full,eva_memchr:full -eva-split-limit 200 \
+        -eva-split-return-function "$splits" -eva-split-limit 200 \
         -eva-partition-value eva_at,eva_left,eva_found,eva_in) >"$dir/eva_$1.log" 2>&1
     grep -A 1 -E 'eva:alarm|User Error|Unexpected error' "$dir/eva_$1.log" && return 1
     grep -q 'ANALYSIS SUMMARY' "$dir/eva_$1.log" || { tail -n 5 "$dir/eva_$1.log"; return 1; }
