@@ -12074,6 +12074,9 @@ static void *azoi_pool_resize(void *ptr, size_t old_size, size_t new_size, void 
     azoi_gap **at;
     size_t had = azoi_pool_units(old_size);
     size_t wanted = azoi_pool_units(new_size);
+    if (p == NULL) {
+        return NULL;
+    }
     if (wanted <= had) {
         if (wanted < had) {
             azoi_pool_give(p, block + wanted, had - wanted);
@@ -12102,6 +12105,11 @@ AZO_API azo_allocator azo_pool_init(azo_pool *pool, void *buffer, size_t size) {
     size_t align = offsetof(azoi_gap_place, gap);
     size_t skip = (align - (size_t)((uintptr_t)buffer % align)) % align;
     azo_allocator hook;
+    hook.user_data = pool;
+    hook.resize = azoi_pool_resize;
+    if (pool == NULL) {
+        return hook; /* which refuses everything */
+    }
     memset(pool, 0, sizeof *pool);
     pool->buffer = buffer;
     if (buffer != NULL && size >= skip + sizeof(azoi_gap)) {
@@ -12109,8 +12117,6 @@ AZO_API azo_allocator azo_pool_init(azo_pool *pool, void *buffer, size_t size) {
         pool->gaps->is.next = NULL;
         pool->gaps->is.units = (size - skip) / sizeof(azoi_gap);
     }
-    hook.user_data = pool;
-    hook.resize = azoi_pool_resize;
     return hook;
 }
 #endif

@@ -1130,6 +1130,15 @@ static azo_result null_history_remove(stage *s, setup *u, int null) {
     return AZO_OK;
 }
 
+static azo_result null_pool_init(stage *s, setup *u, int null) {
+    static unsigned char buffer[256];
+    azo_pool pool;
+    azo_allocator hook = azo_pool_init(null == 1 ? NULL : &pool, null == 2 ? NULL : buffer, sizeof buffer);
+    (void)s;
+    (void)u;
+    return hook.resize(NULL, 0, 10, hook.user_data) != NULL ? AZO_OK : AZO_ERR_MEMORY;
+}
+
 static azo_result null_json_get(stage *s, setup *u, int null) {
     azo_str value;
     (void)s;
@@ -1172,7 +1181,7 @@ static azo_result null_nothing(stage *s, setup *u, int null) { /* no pointer goe
 }
 
 /* What each says with no argument NULL, the first, the second ...: O: OK, A: ARGUMENT, P: PENDING, L: LIMIT, J: JSON,
- * h: anything, since nothing promises it. */
+ * M: MEMORY, h: anything, since nothing promises it. */
 static const struct null_row {
     const char *name;
     null_call call;
@@ -1180,6 +1189,7 @@ static const struct null_row {
 } null_rows[] = {
     {"azo_client_open", null_client_open, "OhAO"},
     {"azo_client_close", null_client_close, "OO"},
+    {"azo_pool_init", null_pool_init, "OMM"},
     {"azo_token", null_token, "OAhOO"},
     {"azo_token_begin", null_token_begin, "OAhAO"},
     {"azo_token_end", null_token_end, "OAOO"},
@@ -1221,8 +1231,9 @@ static const struct null_row {
 };
 
 static void run_null(const struct null_row *row, int null) {
-    static const char letters[] = "OAPLJ";
-    static const azo_result results[] = {AZO_OK, AZO_ERR_ARGUMENT, AZO_PENDING, AZO_ERR_LIMIT, AZO_ERR_JSON};
+    static const char letters[] = "OAPLJM";
+    static const azo_result results[] = {AZO_OK,        AZO_ERR_ARGUMENT, AZO_PENDING,
+                                         AZO_ERR_LIMIT, AZO_ERR_JSON,     AZO_ERR_MEMORY};
     stage s;
     setup u;
     stage_open(&s);
