@@ -5515,16 +5515,7 @@ static size_t azoi_scan_text(azoi_scan *z, azo_str text) {
     }
 }
 
-#ifdef AZO_NO_STDIO
-
-static int azoi_scan_file(azoi_scan *z, const char *path) {
-    (void)z;
-    (void)path;
-    return -1;
-}
-
-#else
-
+#ifndef AZO_NO_STDIO
 /* Deals with `added` more bytes of text[]. */
 static void azoi_scan_added(azoi_scan *z, size_t added) {
     z->len += added;
@@ -5536,9 +5527,15 @@ static void azoi_scan_added(azoi_scan *z, size_t added) {
         memmove(z->text, z->text + done, z->len);
     }
 }
+#endif
 
 /* 0, or errno. */
 static int azoi_scan_file(azoi_scan *z, const char *path) {
+#ifdef AZO_NO_STDIO
+    (void)z;
+    (void)path;
+    return -1;
+#else
     size_t got;
     z->len = 0;
     z->mid_line = false;
@@ -5554,9 +5551,8 @@ static int azoi_scan_file(azoi_scan *z, const char *path) {
     int error = ferror(file) != 0 ? errno : 0;
     (void)fclose(file);
     return error;
-}
-
 #endif
+}
 
 /* Where there are roots: the desc's, SSL_CERT_FILE's, or the usual places, of which the first that has any counts. */
 static azo_result azoi_roots_search(azoi_stream *s, azoi_scan *z) {
