@@ -183,10 +183,19 @@ counted() {
         awk '/Collected/ { print $4 }'
 }
 
+# counted_inside CLIENT MODE ADDRESS COUNT: those between bench_start and bench_stop. (Handshakes vary.)
+counted_inside() {
+    counts_file=$work/callgrind.$1
+    rm -f "$counts_file.1"
+    valgrind --tool=callgrind --callgrind-out-file="$counts_file" --zero-before=bench_start --dump-before=bench_stop \
+        "$(program_of "$1")" "$2" "$3" "$4" >/dev/null 2>&1
+    awk '/^totals:/ { print $2 }' "$counts_file.1"
+}
+
 # each_of NAME CLIENT MODE ADDRESS FEW MANY FEW_UNITS MANY_UNITS: instructions of one unit of the work that COUNT sets;
 # what does not depend on it cancels.
 each_of() {
-    echo "$(counted "$2" "$3" "$4" "$5") $(counted "$2" "$3" "$4" "$6") $7 $8" |
+    echo "$(counted_inside "$2" "$3" "$4" "$5") $(counted_inside "$2" "$3" "$4" "$6") $7 $8" |
         awk -v name="$1 $2 instructions" '{ print name, ($2 - $1) / ($4 - $3) }' >>"$results"
 }
 
@@ -197,7 +206,7 @@ events_in() { grep -c '^data: {' "$servers/bulk-$1"; }
 
 instructions_among() {
     for BENCH_OTHERS in 0 1000; do
-        for mode in step poll; do each_counted "$1" $mode "$peer" 50 350 $mode-$BENCH_OTHERS; done
+        for mode in step poll; do each_counted "$1" $mode "$peer" 20 120 $mode-$BENCH_OTHERS; done
     done
 }
 
