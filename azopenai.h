@@ -9043,8 +9043,7 @@ typedef struct azoi_draft {
 #define AZOI_SEGMENT "!$&'()*+,;=:@"
 
 static azo_str azoi_draft_view(const azoi_draft *d, azoi_span span) {
-    const azoi_buf *b = &d->client->scratch;
-    return b->data != NULL ? azoi_view(b->data + span.at, span.len) : azoi_view("", 0);
+    return azoi_view(d->client->scratch.data + span.at, span.len);
 }
 
 /* What was written since `start`. */
