@@ -1883,6 +1883,8 @@ typedef struct azoi_chat_part {
     azoi_span name;
 } azoi_chat_part;
 
+enum { AZOI_TOKENS_PROMPT, AZOI_TOKENS_COMPLETION, AZOI_TOKENS_CACHED, AZOI_TOKENS_REASONING, AZOI_TOKENS_COUNT };
+
 /* A chat reply as it grows, from one body or from many chunks. */
 typedef struct azoi_chat {
     azoi_answer answer;
@@ -1903,6 +1905,7 @@ typedef struct azoi_chat {
     azoi_span model;
     azoi_span prompt_filter;
     azoi_span usage;
+    int64_t tokens[AZOI_TOKENS_COUNT]; /* that it counts; -1: it does not say */
 } azoi_chat;
 
 /* How far an answer with embeddings is read. */
@@ -10387,6 +10390,20 @@ static azo_result azoi_walk_prompt_filters(azoi_walk *w, azo_str filters) {
     return r;
 }
 
+/* Counted here, where the map is at hand. */
+static void azoi_walk_usage(azoi_walk *w, azo_str usage) {
+    static const azo_str names[] = {{"prompt_tokens", 13}, {"completion_tokens", 17}, {"prompt_tokens_details", 21},
+                                    {"completion_tokens_details", 25}};
+    static const azo_str inner_names[] = {{"cached_tokens", 13}, {"reasoning_tokens", 16}};
+    azo_str v[AZOI_TOKENS_COUNT];
+    azoi_pick(w->map, usage, names, AZOI_TOKENS_COUNT, v);
+    azoi_pick(w->map, v[AZOI_TOKENS_CACHED], &inner_names[0], 1, &v[AZOI_TOKENS_CACHED]);
+    azoi_pick(w->map, v[AZOI_TOKENS_REASONING], &inner_names[1], 1, &v[AZOI_TOKENS_REASONING]);
+    for (size_t i = 0; i < AZOI_TOKENS_COUNT; i++) {
+        w->chat->tokens[i] = azoi_count_of(v[i], -1);
+    }
+}
+
 static azo_result azoi_walk_chunk(azoi_walk *w) {
     static const azo_str names[] = {{"error", 5}, {"id", 2}, {"model", 5}, {"choices", 7}, {"usage", 5},
                                     {"prompt_filter_results", 21}, {"prompt_annotations", 18}};
@@ -10405,7 +10422,10 @@ static azo_result azoi_walk_chunk(azoi_walk *w) {
     for (int64_t i = 0; r == AZO_OK && azoi_json_each(&choices, NULL, &value); i++) {
         r = azoi_walk_choice(w, value, i);
     }
-    r = r == AZO_OK ? azoi_walk_piece(w, v[4], &w->chat->usage, AZO_EVENT_USAGE, 0) : r;
+    if (r == AZO_OK && azoi_is(v[4], '{') && *azoi_json_value_start(v[4].ptr + 1) != '}') {
+        azoi_walk_usage(w, v[4]);
+        r = azoi_walk_piece(w, v[4], &w->chat->usage, AZO_EVENT_USAGE, 0);
+    }
     if (r != AZO_OK || w->steps > 0 || azoi_walk_taken(w)) {
         return r;
     }
@@ -10438,6 +10458,7 @@ static azo_result azoi_chat_chunk(azo_request *job, azo_str text) {
 static void azoi_chat_open(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
     chat->mode = job->ops->data != NULL ? AZOI_STREAM_UNKNOWN : AZOI_STREAM_WHOLE;
+    memset(chat->tokens, 0xff, sizeof chat->tokens); /* -1 everywhere */
     azoi_buf_init(&chat->arena, &job->spares, SIZE_MAX / 2, false);
     azoi_buf_init(&chat->table, &job->spares, AZOI_MAX_PARTS * sizeof(azoi_chat_part), false);
     azoi_sse_init(&chat->sse, &job->spares, job->client->max_event);
@@ -10667,23 +10688,15 @@ static void azoi_chat_reply_choices(const azoi_chat *chat, const azoi_buf *messa
 }
 
 static void azoi_chat_reply_rest(const azoi_chat *chat, azoi_owned *o, azo_chat_reply *reply) {
-    static const azo_str names[] = {{"prompt_tokens", 13}, {"completion_tokens", 17}, {"prompt_tokens_details", 21},
-                                    {"completion_tokens_details", 25}};
     const azoi_buf *arena = &chat->arena;
-    azo_str v[4];
-    azo_str count;
-    azo_str usage = azoi_owned_put(o, azoi_span_view(arena, &chat->usage));
+    reply->usage_json = azoi_owned_put(o, azoi_span_view(arena, &chat->usage));
     reply->id = azoi_owned_put(o, azoi_span_view(arena, &chat->id));
     reply->model = azoi_owned_put(o, azoi_span_view(arena, &chat->model));
     reply->prompt_filter_json = azoi_owned_put(o, azoi_span_view(arena, &chat->prompt_filter));
-    reply->usage_json = usage;
-    azoi_pick(NULL, usage, names, 4, v);
-    reply->prompt_tokens = azoi_count_of(v[0], -1);
-    reply->completion_tokens = azoi_count_of(v[1], -1);
-    (void)azoi_json_find(v[2], "cached_tokens", &count);
-    reply->cached_tokens = azoi_count_of(count, -1);
-    (void)azoi_json_find(v[3], "reasoning_tokens", &count);
-    reply->reasoning_tokens = azoi_count_of(count, -1);
+    reply->prompt_tokens = chat->tokens[AZOI_TOKENS_PROMPT];
+    reply->completion_tokens = chat->tokens[AZOI_TOKENS_COMPLETION];
+    reply->cached_tokens = chat->tokens[AZOI_TOKENS_CACHED];
+    reply->reasoning_tokens = chat->tokens[AZOI_TOKENS_REASONING];
 }
 
 /* Puts all that came into a block of its own; also what came before a failure. The client may be closed. */

@@ -1691,6 +1691,23 @@ static void test_regional(void **state) {
     azo_client_close(client);
 }
 
+/* Usage that says nothing is none. */
+static void test_empty_usage(void **state) {
+    azo_client *client = client_for(ENDPOINT, NULL, "d");
+    azo_request *job = begin_hello(client, false);
+    azo_chat_reply reply;
+    (void)state;
+    assert_int_equal(play(job, 200, "", "{\"choices\":[{\"message\":{\"content\":\"x\"}}],\"usage\":{ }}"), AZO_OK);
+    assert_int_equal(azo_chat_end(job, &reply, NULL), AZO_OK);
+    assert_null(reply.usage_json.ptr);
+    assert_int_equal(reply.prompt_tokens, -1);
+    assert_int_equal(reply.completion_tokens, -1);
+    assert_int_equal(reply.cached_tokens, -1);
+    assert_int_equal(reply.reasoning_tokens, -1);
+    azo_chat_reply_free(&reply);
+    azo_client_close(client);
+}
+
 /* ---- embeddings ---- */
 
 static const azo_str two_inputs[] = {{"a", 1}, {"b", 1}};
@@ -2854,6 +2871,7 @@ int main(void) {
         cmocka_unit_test(test_refusal_secrets),
         cmocka_unit_test(test_refusal_cut),
         cmocka_unit_test(test_regional),
+        cmocka_unit_test(test_empty_usage),
         cmocka_unit_test(test_embeddings),
         cmocka_unit_test(test_embeddings_order),
         cmocka_unit_test(test_embeddings_refused),
