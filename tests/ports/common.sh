@@ -4,6 +4,7 @@
 #     need PACKAGE...   installs Debian packages that are missing
 #     fetch_binary SUITE ARCH DIR PACKAGE...   unpacks packages of any suite and architecture under DIR
 #     fetch_source SUITE DIR PACKAGE           unpacks the source of a package as DIR
+#     switches          every AZO_NO_x of the header
 #
 # What is fetched comes through apt from the mirror that this system uses, with state of its own under $ports/apt, and
 # is not installed: the system's packages stay as they are.
@@ -41,6 +42,10 @@ need() {
     quietly $sudo apt-get -qq -o DPkg::Lock::Timeout=600 update
     quietly $install "$@"
 }
+
+# What can be left out, as the head comment lists it: a new one is tried and measured without an edit here.
+switches=$(sed -n '/^ \* OPTIONS/,/^ \* [A-Z][A-Z ]*$/p; /^#ifndef AZOPENAI_H/q' azopenai.h |
+    grep -o 'AZO_NO_[A-Z0-9_]*' | sort -u)
 
 # The certificates and the service of the tests, for programs here to talk to; fake.sh must be there.
 certs=$ports/certs

@@ -156,9 +156,6 @@ ways='declared implemented twice declared_first static after_libc after_libc_gnu
 
 # ---- The axes
 
-# The switches that the head comment lists, so that a new one is in the matrix.
-switches=$(sed -n '/^ \* OPTIONS/,/^ \* [A-Z][A-Z ]*$/p; /^#ifndef AZOPENAI_H/q' azopenai.h |
-    grep -o 'AZO_NO_[A-Z0-9_]*' | sort -u)
 every_switch=$(printf ' -D%s' $switches)
 
 # works COMPILER: it is there and compiles something.
@@ -189,6 +186,21 @@ line() {
     printf '\n'
 }
 
+# switch_cells COMPILER STANDARD: with each switch alone, and beside another. The short form takes the first of the
+# compilers; those for other machines see nothing new in a pair.
+switch_cells() {
+    case $short$1 in short*cl* | shorttcc) return 0 ;; esac
+    before=
+    for switch in $switches; do
+        line "$1 $2, $switch" "$1" "$2" implemented "-D$switch"
+        case $short$before/$1 in
+        AZO*/gcc | AZO*/clang | AZO*/*++)
+            line "$1 $2, $before and $switch" "$1" "$2" static "-D$before" "-D$switch" ;;
+        esac
+        before=$switch
+    done
+}
+
 # The oldest standard is included in every way and with every switch; the others in the usual ways.
 cells() {
     head="$1 $2"
@@ -203,13 +215,7 @@ cells() {
     done
     line "$head, static, every AZO_NO_x" "$1" "$2" static $every_switch
     [ "$these" = "$ways" ] || return 0
-    before=
-    for switch in $switches; do
-        line "$head, $switch" "$1" "$2" implemented "-D$switch"
-        [ -n "$short" ] || [ -z "$before" ] ||
-            line "$head, $before and $switch" "$1" "$2" static "-D$before" "-D$switch"
-        before=$switch
-    done
+    switch_cells "$1" "$2"
     # What strict ISO C hides is hidden by glibc, and in C only.
     [ "$2" != c99 ] || [ "$1" = tcc ] || [ "$1" = musl-gcc ] || line "$head, libc first" "$1" "$2" libc_first
 }

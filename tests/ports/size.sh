@@ -76,9 +76,6 @@ bare_answers() {
 
 # ---- The rows
 
-# What the head comment lists, so that a new switch is a new row.
-switches=$(sed -n '/^ \* OPTIONS/,/^ \* [A-Z][A-Z ]*$/p; /^#ifndef AZOPENAI_H/q' azopenai.h |
-    grep -o 'AZO_NO_[A-Z0-9_]*' | sort -u)
 # Those without which a chat of the examples cannot work are only measured.
 needed='AZO_NO_SOCKETS AZO_NO_CLOCK AZO_NO_ENV AZO_NO_STDIO'
 
