@@ -191,8 +191,10 @@ line() {
 switch_cells() {
     case $short$1 in short*cl* | shorttcc) return 0 ;; esac
     before=
+    optimise= # as for a small program: what is left is inlined elsewhere, and gcc warns of other things
+    [ "$short$1" != gcc ] || optimise=-Os
     for switch in $switches; do
-        line "$1 $2, $switch" "$1" "$2" implemented "-D$switch"
+        line "$1 $2, $switch" "$1" "$2" implemented "-D$switch" $optimise
         case $short$before/$1 in
         AZO*/gcc | AZO*/clang | AZO*/*++)
             line "$1 $2, $before and $switch" "$1" "$2" static "-D$before" "-D$switch" ;;
@@ -214,6 +216,7 @@ cells() {
         line "$head, $one" "$1" "$2" "$one" $optimise
     done
     line "$head, static, every AZO_NO_x" "$1" "$2" static $every_switch
+    [ "$these$1" != "${ways}gcc" ] || line "$head, static, every AZO_NO_x, -Os" "$1" "$2" static $every_switch -Os
     [ "$these" = "$ways" ] || return 0
     switch_cells "$1" "$2"
     # What strict ISO C hides is hidden by glibc, and in C only.
