@@ -2823,7 +2823,7 @@ static char azoi_json_scan_ahead(const azoi_json_scan *s, const char **at) {
 static const char *azoi_json_scan_digits(azoi_json_scan *s, const char *at, azoi_number *number) {
     const char *start = at;
     uint64_t digits = number->digits; /* in a register */
-    for (; azoi_is_digit(azoi_json_scan_peek(s, at)); at++) {
+    for (; at < s->end && azoi_is_digit(*at); at++) {
         digits = digits * 10 + (uint64_t)(*at - '0');
     }
     number->digits = digits;

@@ -12,7 +12,8 @@
  *
  * States are kept apart (-eva-partition-value) by the positions that decide what is in bounds: eva_at is what a driver
  * hands on as a position; eva_left is the length of the view that was cut last, eva_found where memchr stopped, eva_in
- * what is left of the input of a parser that is fed in pieces. eva.sed puts the last ones into azopenai.h. */
+ * what is left of the input of a parser that is fed in pieces. eva.sed puts the last ones into azopenai.h, and splits
+ * for the scanner of JSON, whose positions are pointers: what lies behind one, and how many brackets are open. */
 #ifndef AZO_TEST_EVA_H
 #define AZO_TEST_EVA_H
 

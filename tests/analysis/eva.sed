@@ -12,9 +12,16 @@
 s/char text\[sizeof e->message + 4\]/char text[512 + 4]/
 s/^    vsnprintf(text, sizeof text, format, args);$/    text[0] = '\\0';/
 
-# A position that a loop keeps in a local variable.
-/^    size_t i = \*at; \/\* in a register \*\/$/a\
-    //@ dynamic_split i;
+# A position that the scanner of JSON hands on, by what is left behind it.
+/^static [a-z ]*\*\{0,1\}azoi_json_scan_[a-z]*(.*[( ]const char \*at\(,.*\)\{0,1\}) {$/a\
+    //@ dynamic_split s->end - at;\
+    ;
+/^static char azoi_json_scan_ahead(/a\
+    //@ dynamic_split s->end - *at;\
+    ;
+/^    azoi_json_open \*open = s->open;$/a\
+    //@ dynamic_split open - s->open;\
+    ;
 
 # What is left of a view, and of the input of a parser that is fed in pieces.
 /^static azo_str azoi_skip(/,/^}/s/^    count = count > s.len ? s.len : count;$/&\

@@ -1,8 +1,9 @@
-/* eva_json.c - the scanner, values by scanning, and the decoders into the caller's memory. */
+/* eva_json.c - the scanner: whether a text is JSON, and where it stops being so. */
 #ifndef EVA_LEN
-#define EVA_LEN 7
+#define EVA_LEN 5
 #endif
 #define AZO_MAX_JSON_DEPTH 2
+#define EVA_BLOCK fresh
 #include "eva.h"
 
 static void check(azo_str text) {

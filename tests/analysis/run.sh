@@ -159,6 +159,9 @@ run_eva() {
     { sed -f $here/eva.sed azopenai.h; echo '#endif'; } >"$dir/eva/azopenai.h"
     sed -f $here/eva_pem.sed azopenai.h >"$dir/eva/pem.h"
     splits=azoi_utf8:0:1:2:3:4,azoi_find:full,azoi_token_run:full,azoi_value_run:full,eva_memchr:full
+    for part in ahead digits number plain units string key word scalar value; do
+        splits=$splits,azoi_json_scan_$part:full
+    done
     (cd "$dir/eva" && frama-c -machdep gcc_x86_64 \
         -cpp-extra-args="-I. -DAZO_JSMN_HEADER='\"jsmn.h\"' -DEVA_LEN=$3" \
         "eva_$1.c" "$(frama-c -print-share-path)/libc/string.c" \
@@ -179,7 +182,7 @@ eva_drivers() {
 }
 step_eva() {
     eva_drivers <<END
-json 30 5
+json 1000 5
 text 2000 4
 url 300 4
 head 100 1
@@ -190,7 +193,7 @@ END
 }
 step_eva_long() {
     eva_drivers <<END
-json 30 9
+json 4000 7
 text 2000 6
 url 300 6
 body 50 4
