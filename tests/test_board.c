@@ -25,7 +25,7 @@
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-enum { SERVICE_PORT = 8443, ENTRA_PORT = 8444, IMDS_PORT = 80, POOL = 64 * 1024 };
+enum { SERVICE_PORT = 8443, ENTRA_PORT = 8444, IMDS_PORT = 80, POOL = 96 * 1024 };
 
 /* ---- the clock of mbedTLS ---- */
 

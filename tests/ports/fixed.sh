@@ -2,7 +2,7 @@
 # fixed.sh [VERSION...] - what `make fixed` runs: keyless streams in two buffers, azo_pool's and that of mbedTLS's own
 # allocator, over TLS with the service of the tests, for mbedTLS 2.28 and 3.6 if not said.
 #
-# 2,000 calls each way in 64 and 128 KB, with new connections and tokens in between; every size of each buffer from none
+# 2,000 calls each way in 80 and 128 KB, with new connections and tokens in between; every size of each buffer from none
 # to enough; memory that was taken and is given back. Prints the table of the README.
 set -eu
 . tests/ports/common.sh
