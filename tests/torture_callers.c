@@ -1139,6 +1139,36 @@ static azo_result null_pool_init(stage *s, setup *u, int null) {
     return hook.resize(NULL, 0, 10, hook.user_data) != NULL ? AZO_OK : AZO_ERR_MEMORY;
 }
 
+static azo_result null_client_export(stage *s, setup *u, int null) {
+    azo_state state;
+    (void)u;
+    memset(&state, 0, sizeof state);
+    azo_result r =
+        azo_client_export(null == 1 ? NULL : s->client, null == 2 ? NULL : &state, null == 3 ? NULL : &s->error);
+    assert_true((state.bytes.len > 0) == (r == AZO_OK));
+    azo_state_free(&state);
+    return r;
+}
+
+static azo_result null_client_import(stage *s, setup *u, int null) {
+    azo_state state;
+    (void)u;
+    assert_int_equal(azo_client_export(s->client, &state, NULL), AZO_OK);
+    azo_result r = azo_client_import(null == 1 ? NULL : s->client, null == 2 ? NULL : state.bytes.ptr,
+                                     state.bytes.len, null == 3 ? NULL : &s->error);
+    azo_state_free(&state);
+    return r;
+}
+
+static azo_result null_state_free(stage *s, setup *u, int null) {
+    azo_state zero;
+    (void)s;
+    (void)u;
+    memset(&zero, 0, sizeof zero);
+    azo_state_free(null == 1 ? NULL : &zero);
+    return AZO_OK;
+}
+
 static azo_result null_json_get(stage *s, setup *u, int null) {
     azo_str value;
     (void)s;
@@ -1190,6 +1220,9 @@ static const struct null_row {
     {"azo_client_open", null_client_open, "OhAO"},
     {"azo_client_close", null_client_close, "OO"},
     {"azo_pool_init", null_pool_init, "OMM"},
+    {"azo_client_export", null_client_export, "OAAO"},
+    {"azo_client_import", null_client_import, "OAAO"},
+    {"azo_state_free", null_state_free, "OO"},
     {"azo_token", null_token, "OAhOO"},
     {"azo_token_begin", null_token_begin, "OAhAO"},
     {"azo_token_end", null_token_end, "OAOO"},
