@@ -56,7 +56,7 @@ help:
 	@echo 'make bench           ratios to libcurl and to a bare mbedTLS program (BENCH=quick or full; see tests/bench)'
 	@echo 'make bench-servers   what those three talk to, until interrupted, and how to ask one of them for one figure'
 	@echo 'make compile-check   the header under every compiler, standard and switch, without a warning'
-	@echo 'make matrix          the same in 600 ways, with mbedTLS 2.28 and 3.6'
+	@echo 'make matrix          the same in 900 ways, with mbedTLS 2.28 and 3.6'
 	@echo 'make static          one file with musl and the smallest mbedTLS, proven in an empty root'
 	@echo 'make size            what that takes, beside a bare mbedTLS program and libcurl'
 	@echo 'make run-matrix      the tests on i386, armhf, arm64, s390x (qemu) and musl'
