@@ -2381,22 +2381,20 @@ static bool azoi_contains_ci(azo_str s, const char *part) {
     return azoi_starts_ci(s, part);
 }
 
-/* How many bytes at the front are plain: eight at a time; the top bit of each byte says that it is another. */
+/* What follows the plain bytes; four at a time, since the end need not be looked for in between. */
+static inline const char *azoi_plain_end(const char *at, const char *end) {
+    while (end - at >= 4 && (azoi_bytes[(unsigned char)at[0]] & azoi_bytes[(unsigned char)at[1]] &
+                             azoi_bytes[(unsigned char)at[2]] & azoi_bytes[(unsigned char)at[3]] & AZOI_BYTE_PLAIN) != 0) {
+        at += 4;
+    }
+    while (at < end && azoi_byte_is(*at, AZOI_BYTE_PLAIN)) {
+        at++;
+    }
+    return at;
+}
+
 static size_t azoi_plain_run(azo_str s) {
-    const uint64_t ones = UINT64_MAX / 255;
-    size_t i = 0;
-    for (; s.len - i >= 8; i += 8) {
-        uint64_t x;
-        memcpy(&x, s.ptr + i, 8);
-        uint64_t other = x | (x + ones) | (x - ones * ' ') | ((x ^ ones * '"') - ones) | ((x ^ ones * '\\') - ones);
-        if ((other & ones * 0x80) != 0) {
-            break;
-        }
-    }
-    while (i < s.len && azoi_byte_is(s.ptr[i], AZOI_BYTE_PLAIN)) {
-        i++;
-    }
-    return i;
+    return s.len > 0 ? (size_t)(azoi_plain_end(s.ptr, s.ptr + s.len) - s.ptr) : 0;
 }
 
 /* How many bytes at the front may stand in the value of a header: no control characters but tabs (RFC 9110 5.5). */
@@ -2883,10 +2881,7 @@ static size_t azoi_json_unit_size(azo_str s) {
 
 /* Byte by byte: most strings are too short for steps of eight. */
 static const char *azoi_json_scan_plain(const azoi_json_scan *s, const char *at) {
-    while (at < s->end && azoi_byte_is(*at, AZOI_BYTE_PLAIN)) {
-        at++;
-    }
-    return at;
+    return azoi_plain_end(at, s->end);
 }
 
 /* The rest of a string, from where something else comes. */
@@ -2909,7 +2904,7 @@ static const char *azoi_json_scan_string(azoi_json_scan *s, const char *at) {
 }
 
 /* A key and its colon. */
-static const char *azoi_json_scan_key(azoi_json_scan *s, const char *at) {
+static inline const char *azoi_json_scan_key(azoi_json_scan *s, const char *at) {
     if (azoi_json_scan_ahead(s, &at) != '"') {
         return azoi_json_scan_bad(s, at);
     }
@@ -10374,13 +10369,15 @@ static azo_result azoi_walk_choice(azoi_walk *w, azo_str value, int64_t position
 
 /* Of the prompt: an array of {prompt_index, content_filter_results}; choice is -1 in their events. */
 static azo_result azoi_walk_prompt_filters(azoi_walk *w, azo_str filters) {
+    static const azo_str name = {"content_filter_results", 22};
     azoi_json_cursor prompts = azoi_json_over(w->map, filters, '[');
     azo_str value;
     azo_str results;
     bool kept = false;
     azo_result r = AZO_OK;
     while (r == AZO_OK && azoi_json_each(&prompts, NULL, &value)) {
-        if (azoi_json_find(value, "content_filter_results", &results) && azoi_is(results, '{') && !azoi_walk_taken(w)) {
+        azoi_pick(w->map, value, &name, 1, &results);
+        if (azoi_is(results, '{') && !azoi_walk_taken(w)) {
             azoi_buf_str(w->texts, results);
             r = kept ? AZO_OK : azoi_span_set(w->job, &w->chat->prompt_filter, filters);
             r = r == AZO_OK ? azoi_walk_event(w, AZO_EVENT_FILTER, -1) : r;
