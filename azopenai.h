@@ -4221,14 +4221,14 @@ static int32_t azoi_left(int64_t now, int64_t due) {
 
 /* ---- HTTP dates (RFC 9110 5.6.7) ---- */
 
-/* Gregorian, from 1970 on; -1 for what is no date. */
+/* Gregorian, from 1970 on, a year of up to four digits; -1 for what is no date. */
 static int64_t azoi_date_seconds(unsigned year, azo_str month_name, unsigned day, const unsigned clock[3]) {
     static const char names[] = "MarAprMayJunJulAugSepOctNovDecJanFeb"; /* so that a leap day ends a year */
     int64_t month = 0;
     while (month < 12 && !azoi_same(azoi_view(names + month * 3, 3), month_name)) {
         month++;
     }
-    bool is_date = month < 12 && year >= 1970 && year <= 9999 && day >= 1 && day <= 31;
+    bool is_date = month < 12 && year >= 1970 && day >= 1 && day <= 31;
     if (!is_date || clock[0] > 23 || clock[1] > 59 || clock[2] > 60) {
         return -1;
     }
