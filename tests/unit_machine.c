@@ -1385,6 +1385,61 @@ static void test_early_answer(void **state) {
     world_close(&w);
 }
 
+static ptrdiff_t early_part(void *conn, const void *buf, size_t len, void *user_data) {
+    (void)buf;
+    (void)user_data;
+    if (early_given) {
+        return AZO_IO_AGAIN;
+    }
+    early_given = true;
+    script_send((script_conn *)conn, 0, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nearly ");
+    return (ptrdiff_t)len;
+}
+
+static int pause_at_first(const void *data, size_t len, void *user_data) {
+    int *pieces = (int *)user_data;
+    (void)data;
+    assert_int_equal(len, *pieces == 0 ? 6 : 3);
+    (*pieces)++;
+    return *pieces == 1 ? AZO_PAUSE : AZO_GO_ON;
+}
+
+/* A pause while the body is still on its way: what would go on is not watched either. */
+static void test_pause_ahead_of_the_end_of_a_body(void **state) {
+    (void)state;
+    world w;
+    azo_error e;
+    azo_raw_desc desc;
+    azo_raw_reply reply;
+    azo_request *request;
+    int32_t timeout;
+    int pieces = 0;
+    world_open(&w);
+    w.service->serve = early_service;
+    world_use_key(&w);
+    w.desc.transport.send = early_part;
+    early_given = false;
+    world_start(&w);
+    memset(&desc, 0, sizeof desc);
+    desc.path = "/files";
+    desc.read_body = read_zeros;
+    desc.body_len = 25 * 1024 * 1024;
+    desc.on_body = pause_at_first;
+    desc.user_data = &pieces;
+    assert_int_equal(azo_raw_begin(w.client, &desc, &request, &e), AZO_OK);
+    run(&w, 100);
+    assert_int_equal(pieces, 1);
+    assert_true(request->paused && request->conn->stream.out_blocked);
+    assert_int_equal(azo_wait(w.client, NULL, 0, &timeout), 0);
+    script_send(&w.net.conns[0], 0, "one");
+    azo_request_resume(request);
+    assert_int_equal(wait_for(&w, request), AZO_OK);
+    assert_int_equal(pieces, 2);
+    assert_int_equal(azo_raw_end(request, &reply, &e), AZO_OK);
+    azo_raw_reply_free(&reply);
+    world_close(&w);
+}
+
 static ptrdiff_t read_wrongly(uint64_t offset, void *buf, size_t cap, void *user_data) {
     int how = *(const int *)user_data;
     (void)offset;
@@ -2018,6 +2073,7 @@ int main(void) {
         cmocka_unit_test(test_connection_close_is_obeyed),
         cmocka_unit_test(test_interim_and_odd_framing),
         cmocka_unit_test(test_early_answer),
+        cmocka_unit_test(test_pause_ahead_of_the_end_of_a_body),
         cmocka_unit_test(test_body_that_is_read_wrongly),
         cmocka_unit_test(test_body_without_end),
         cmocka_unit_test(test_time_limits),
