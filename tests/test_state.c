@@ -630,6 +630,57 @@ static void test_hostile_records(void **state) {
     world_close(&w);
 }
 
+/* Sealed by the client itself, whoever it is. */
+static void import_own(world *w, test_notes *n) {
+    unsigned char seal[SEAL_LEN];
+    azo_error e;
+    assert_int_equal(azoi_identity_seal(w->client, azoi_view(n->text, n->len), seal, &e), AZO_OK);
+    test_note_bytes(n, (const char *)seal, sizeof seal);
+    assert_int_equal(azo_client_import(w->client, n->text, n->len, &e), AZO_OK);
+    test_notes_free(n);
+}
+
+/* A token is taken for what the chain would ask, and for nothing else: not with a key, not of a member that lacks
+ * something, not of another member than the one whose tokens are there. */
+static void test_tokens_of_other_members(void **state) {
+    (void)state;
+    world w;
+    test_notes n;
+    world_open(&w, NULL);
+    w.desc.clock.monotonic_ms = clock_monotonic;
+    w.desc.clock.unix_seconds = clock_stopped;
+    stopped_unix = NOON;
+    world_use_key(&w);
+    world_start(&w);
+    assert_int_equal(azoi_tls_setup(&w.client->net, NULL), AZO_OK);
+    begin_notes(&n, NOON);
+    put_record(&n, 'T', AZOI_MEMBER_IMDS, NOON + 1000, NOON + 500, "scope", azo_s("token"));
+    import_own(&w, &n);
+    expect_nothing(&w);
+    azo_client_close(w.client);
+    w.client = NULL;
+
+    w.desc.api_key = NULL;
+    use_chain(&w);
+    world_start(&w);
+    assert_int_equal(azoi_tls_setup(&w.client->net, NULL), AZO_OK);
+    (void)snprintf(w.client->identity.lacks[AZOI_MEMBER_SECRET], sizeof w.client->identity.lacks[0], "no secret");
+    begin_notes(&n, NOON);
+    put_record(&n, 'T', AZOI_MEMBER_SECRET, NOON + 1000, NOON + 500, "scope", azo_s("token"));
+    import_own(&w, &n);
+    expect_nothing(&w);
+    w.client->identity.lacks[AZOI_MEMBER_SECRET][0] = '\0';
+    w.client->identity.lacks[AZOI_MEMBER_IMDS][0] = '\0';
+    begin_notes(&n, NOON);
+    put_record(&n, 'T', AZOI_MEMBER_IMDS, NOON + 1000, NOON + 500, "one", azo_s("token"));
+    put_record(&n, 'T', AZOI_MEMBER_SECRET, NOON + 1000, NOON + 500, "two", azo_s("token"));
+    put_record(&n, 'T', AZOI_MEMBER_IMDS, NOON + 1000, NOON + 500, "three", azo_s("token"));
+    import_own(&w, &n);
+    assert_int_equal(count_tokens(w.client), 2);
+    assert_int_equal(w.client->identity.winner, AZOI_MEMBER_IMDS);
+    world_close(&w);
+}
+
 /* Lengths and numbers that are not possible; nothing before them is taken either. */
 static void test_hostile_lengths(void **state) {
     static const uint64_t lengths[] = {6, 1000, INT32_MAX, UINT32_MAX, (uint64_t)1 << 32, INT64_MAX, UINT64_MAX,
@@ -1062,6 +1113,7 @@ int main(void) {
         cmocka_unit_test(test_every_wrong_byte),
         cmocka_unit_test(test_format),
         cmocka_unit_test(test_hostile_records),
+        cmocka_unit_test(test_tokens_of_other_members),
         cmocka_unit_test(test_hostile_lengths),
         cmocka_unit_test(test_time),
         cmocka_unit_test(test_export_without_a_clock),
