@@ -1,5 +1,5 @@
 /* lean.h - what a build with most AZO_NO_x does and refuses, in a scripted world. unit_lean_x.c chooses the options
- * and includes this. */
+ * and includes this; with LEAN_RAW there are raw calls. */
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -8,7 +8,9 @@
 #define AZO_NO_LOG
 #define AZO_NO_SENTENCES
 #define AZO_NO_EMBED
+#ifndef LEAN_RAW
 #define AZO_NO_RAW
+#endif
 #define AZO_NO_HISTORY
 #define AZO_NO_STATE
 #define AZOPENAI_IMPLEMENTATION
@@ -239,6 +241,33 @@ static void test_stream_is_refused(void **state) {
     answers(w, "key");
 }
 
+#ifdef LEAN_RAW
+static int never(const azo_event *event, void *user_data) {
+    (void)event;
+    (void)user_data;
+    fail_msg("an event in a build without streams");
+    return AZO_STOP;
+}
+
+static void test_raw_stream_is_refused(void **state) {
+    world *w = (world *)*state;
+    azo_raw_desc raw;
+    azo_raw_reply reply;
+    memset(&raw, 0, sizeof raw);
+    raw.path = "/responses";
+    raw.body = "{}";
+    w->desc.api_key = "key";
+    assert_int_equal(azo_client_open(&w->desc, &w->client, &w->error), AZO_OK);
+    assert_int_equal(azo_raw(w->client, &raw, &reply, &w->error), AZO_OK);
+    assert_non_null(strstr(reply.http.body.ptr, "\"key\""));
+    azo_raw_reply_free(&reply);
+    raw.on_event = never;
+    assert_int_equal(azo_raw(w->client, &raw, &reply, &w->error), AZO_ERR_UNSUPPORTED);
+    check_error(w, AZO_ERR_UNSUPPORTED);
+    azo_raw_reply_free(&reply);
+}
+#endif
+
 /* A proxy that somebody set is never passed by in silence. */
 static void test_proxy_is_refused(void **state) {
     world *w = (world *)*state;
@@ -280,6 +309,9 @@ int main(void) {
         LEAN_TEST(test_chain_without_secret),
         LEAN_TEST(test_pinned),
         LEAN_TEST(test_stream_is_refused),
+#ifdef LEAN_RAW
+        LEAN_TEST(test_raw_stream_is_refused),
+#endif
         LEAN_TEST(test_proxy_is_refused),
         LEAN_TEST(test_refusal),
     };
