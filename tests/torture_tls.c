@@ -192,8 +192,9 @@ typedef enum answer_kind {
     ANSWER_WHOLE,
     ANSWER_UNTIL_CLOSE,
     ANSWER_STREAM,
-    ANSWER_NONE,       /* and the peer has nothing more to say */
-    ANSWER_HALF_STREAM /* the same after the first delta */
+    ANSWER_NONE,          /* and the peer has nothing more to say */
+    ANSWER_HALF_STREAM,   /* the same after the first delta */
+    ANSWER_ENDLESS_STREAM /* the same but for the end of the body, on a connection that is kept */
 } answer_kind;
 
 typedef struct call_kind {
@@ -209,6 +210,7 @@ static const call_kind closing_call = {"a chat until close", false, true, ANSWER
 static const call_kind stream_call = {"a stream", false, true, ANSWER_STREAM};
 static const call_kind silent_call = {"a chat without answer", false, true, ANSWER_NONE};
 static const call_kind half_call = {"half a stream", false, true, ANSWER_HALF_STREAM};
+static const call_kind endless_call = {"a stream without the last chunk", false, true, ANSWER_ENDLESS_STREAM};
 static const call_kind cold_call = {"a cold chat", true, true, ANSWER_WHOLE};
 
 typedef struct world {
@@ -277,16 +279,22 @@ static void service(script_conn *c, const char *request) {
         break;
     case ANSWER_STREAM:
     case ANSWER_HALF_STREAM:
+    case ANSWER_ENDLESS_STREAM:
         script_send(c, 5,
-                    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n"
-                    "Transfer-Encoding: chunked\r\n\r\n");
+                    w->kind->answer == ANSWER_ENDLESS_STREAM
+                        ? "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+                          "Transfer-Encoding: chunked\r\n\r\n"
+                        : "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n"
+                          "Transfer-Encoding: chunked\r\n\r\n");
         send_chunk(c, 5, CHUNK("Hel"));
         if (w->kind->answer == ANSWER_HALF_STREAM) {
             break;
         }
         send_chunk(c, 15, CHUNK("lo"));
         send_chunk(c, 25, LAST);
-        script_send(c, 35, "0\r\n\r\n");
+        if (w->kind->answer == ANSWER_STREAM) {
+            script_send(c, 35, "0\r\n\r\n");
+        }
         break;
     }
 }
@@ -415,7 +423,8 @@ static azo_result call(world *w) {
     memset(&desc, 0, sizeof desc);
     desc.messages = &message;
     desc.message_count = 1;
-    bool streamed = w->kind->answer == ANSWER_STREAM || w->kind->answer == ANSWER_HALF_STREAM;
+    bool streamed = w->kind->answer == ANSWER_STREAM || w->kind->answer == ANSWER_HALF_STREAM ||
+                    w->kind->answer == ANSWER_ENDLESS_STREAM;
     desc.on_event = streamed ? hear : NULL;
     desc.user_data = w;
     w->heard[0] = '\0';
@@ -1005,6 +1014,26 @@ static void test_misbehaviour(void **state) {
         misbehave(&cases[i], cases[i].harmless ? &chat_call : &silent_call);
         misbehave(&cases[i], cases[i].harmless ? &stream_call : &half_call);
     }
+}
+
+static void flood_behind_the_answer(script_tls_conn *c) {
+    if (c->tls->world->now >= the_world.began + 25) { /* which is when its last event comes */
+        flood_warnings(c);
+    }
+}
+
+/* The answer is whole, so the call is over; the connection is not kept for one that says nothing without end. */
+static void test_nothing_without_end_behind_an_answer(void **state) {
+    (void)state;
+    world *w = &the_world;
+    world_open(w, &endless_call);
+    w->tls.on_dry = flood_behind_the_answer;
+    flooded = 0;
+    world_start(w);
+    assert_int_equal(call(w), AZO_OK);
+    assert_int_equal(azo_poll(w->client, 0), AZO_OK);
+    assert_null(open_tls_conn(w));
+    world_close(w);
 }
 
 /* ---- peers that are no TLS servers, or bad ones ---- */
@@ -1636,6 +1665,7 @@ int main(void) {
         cmocka_unit_test(test_stolen_certificate),
         cmocka_unit_test_setup_teardown(test_tls13, use_tls13, use_tls12),
         cmocka_unit_test(test_misbehaviour),
+        cmocka_unit_test(test_nothing_without_end_behind_an_answer),
         cmocka_unit_test(test_false_servers),
         cmocka_unit_test(test_huge_extension),
         cmocka_unit_test_teardown(test_certificates, end_server),
