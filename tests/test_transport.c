@@ -2194,6 +2194,22 @@ static void test_numbers_to_call_again(void **state) {
     }
 }
 
+static void test_numbers_for_certificates(void **state) {
+    (void)state;
+    static const int certificate[] = {MBEDTLS_ERR_X509_FEATURE_UNAVAILABLE, MBEDTLS_ERR_X509_INVALID_FORMAT,
+                                      MBEDTLS_ERR_X509_BUFFER_TOO_SMALL, MBEDTLS_ERR_X509_FATAL_ERROR};
+    static const int other[] = {0, -0x04, /* MBEDTLS_ERR_MPI_BAD_INPUT_DATA alone */
+                                -0x2a00, -0x2f80, -0x3080, MBEDTLS_ERR_SSL_INVALID_RECORD,
+                                MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE};
+    for (size_t i = 0; i < COUNT(certificate); i++) {
+        assert_true(azoi_tls_is_unreadable(certificate[i]));
+        assert_true(azoi_tls_is_unreadable(certificate[i] - 0x60)); /* with a part of ASN.1 */
+    }
+    for (size_t i = 0; i < COUNT(other); i++) {
+        assert_false(azoi_tls_is_unreadable(other[i]));
+    }
+}
+
 /* ---- an mbedTLS that fails ---- */
 
 static void check_no_setup(client *c, uint16_t port, int code) {
@@ -2581,6 +2597,7 @@ int main(void) {
         cmocka_unit_test(test_der_is_not_trusted),
         cmocka_unit_test(test_numbers_for_memory),
         cmocka_unit_test(test_numbers_to_call_again),
+        cmocka_unit_test(test_numbers_for_certificates),
         cmocka_unit_test(test_tls_that_cannot_be_set_up),
         cmocka_unit_test(test_write_that_never_ends),
         cmocka_unit_test(test_write_that_reads),
