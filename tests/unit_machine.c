@@ -1106,6 +1106,29 @@ static void test_no_retry_of_what_is_retryable_after_a_delta(void **state) {
 
 /* ---- connections ---- */
 
+/* The answer was whole; the connection waits a second for the end of its body, and is closed. */
+static void test_chunks_without_end(void **state) {
+    (void)state;
+    world w;
+    listener l;
+    azo_error e;
+    char stream[2048];
+    memset(&l, 0, sizeof l);
+    world_open(&w);
+    world_start(&w);
+    push_stream(&w, 5, two_deltas, 3, stream, sizeof stream);
+    stream[strlen(stream) - 5] = '\0'; /* without the last chunk */
+    begin_stream(&w, &l);
+    assert_int_equal(wait_for(&w, l.self), AZO_OK);
+    assert_int_equal(end(l.self, &e), AZO_OK);
+    int64_t began = w.net.now;
+    run(&w, AZOI_DRAIN_MS - 1);
+    assert_int_equal(open_conns(&w, w.service), 1);
+    run(&w, began + AZOI_DRAIN_MS + 1 - w.net.now);
+    assert_int_equal(open_conns(&w, w.service), 0);
+    world_close(&w);
+}
+
 static void test_reuse_and_stale(void **state) {
     (void)state;
     world w;
@@ -2064,6 +2087,7 @@ int main(void) {
         cmocka_unit_test(test_retries_end),
         cmocka_unit_test(test_no_retry_after_a_delta),
         cmocka_unit_test(test_no_retry_of_what_is_retryable_after_a_delta),
+        cmocka_unit_test(test_chunks_without_end),
         cmocka_unit_test(test_reuse_and_stale),
         cmocka_unit_test(test_one_stale_connection_is_free),
         cmocka_unit_test(test_connection_that_is_none),
