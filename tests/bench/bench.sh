@@ -139,7 +139,7 @@ distant_calls() {
 many_streams() {
     for count in $many; do
         times=$slow
-        [ "$count" -lt 1000 ] || times=1
+        [ "$count" -lt 1000 ] || times=3
         repeat $times many-$count many "$peer" $count
     done
 }
