@@ -98,7 +98,7 @@ static bool write_text_event(SSL *ssl) {
 
 static bool answer(SSL *ssl, order o) {
     static const char head[] = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
-                               "apim-request-id: 6a1d0c1e-0000-4000-8000-000000000001\r\n"
+                               "apim-request-id: 6a1d0c1e-93b7-4e52-8f6a-2d7c41e9b3f5\r\n"
                                "x-ratelimit-remaining-requests: 79\r\nx-ratelimit-remaining-tokens: 61353\r\n"
                                "x-ms-region: East US\r\nTransfer-Encoding: chunked\r\n\r\n";
     static const char end[] = "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"; /* and the last chunk */

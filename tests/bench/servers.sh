@@ -76,7 +76,7 @@ http {
     server {
         listen 127.0.0.1:$1 ssl backlog=4096;
         default_type application/json;
-        add_header apim-request-id 6a1d0c1e-0000-4000-8000-000000000001;
+        add_header apim-request-id 6a1d0c1e-93b7-4e52-8f6a-2d7c41e9b3f5;
         add_header x-ratelimit-remaining-requests 79;
         add_header x-ratelimit-remaining-tokens 61353;
         add_header x-ms-region 'East US';
