@@ -8,8 +8,14 @@
 static bool fuzz_is_loopback(const char *host) {
     size_t len = strlen(host);
     azo_str tail = fuzz_view(host + (len > 10 ? len - 10 : 0), len > 10 ? 10 : len);
-    bool numeric = strncmp(host, "127.", 4) == 0 && strspn(host, "0123456789.") == len;
-    return numeric || strcmp(host, "::1") == 0 || ref_named(azo_s(host), "localhost") || ref_named(tail, ".localhost");
+    unsigned part[4];
+    char again[64] = ""; /* 127.3 and 127.0.0.01 are addresses to some and names to others */
+    if (sscanf(host, "%9u.%9u.%9u.%9u", &part[0], &part[1], &part[2], &part[3]) == 4 && part[0] == 127 &&
+        part[1] < 256 && part[2] < 256 && part[3] < 256) {
+        snprintf(again, sizeof again, "%u.%u.%u.%u", part[0], part[1], part[2], part[3]);
+    }
+    return strcmp(again, host) == 0 || strcmp(host, "::1") == 0 || ref_named(azo_s(host), "localhost") ||
+           ref_named(tail, ".localhost");
 }
 
 /* What is split is put together again, and split the same way. */
