@@ -10791,13 +10791,15 @@ static azo_result azoi_row_bad(const azo_request *job, azo_error *e, int64_t row
 static azo_result azoi_row_room(azo_request *job, azo_error *e, int64_t row, size_t dimensions) {
     azoi_embed *embed = (azoi_embed *)job->data;
     size_t floats;
+    bool announced = job->head.framing == AZOI_FRAMING_LENGTH && job->head.length < job->spec.max_body;
+    size_t most = announced ? (size_t)job->head.length : job->spec.max_body; /* bytes that may come */
     if (dimensions == 0 || (embed->dimensions != 0 && dimensions != embed->dimensions)) {
         return azoi_row_bad(job, e, row, dimensions == 0 ? "is empty" : "differs in length");
     }
     if (embed->dimensions != 0) {
         return AZO_OK;
     }
-    if (!azoi_product(dimensions, embed->count, &floats) || floats > job->spec.max_body / 2) { /* "0," */
+    if (!azoi_product(dimensions, embed->count, &floats) || floats > most / 2) { /* "0," */
         return azoi_row_bad(job, e, row, "is longer than all that may come has room for");
     }
     if (embed->vectors == NULL) {

@@ -1992,16 +1992,40 @@ static azo_result play_limited(const char *body, size_t limit) {
     return r;
 }
 
-/* The limit is for all that came, also for what was taken out already; and for what a row promises of the others. */
+/* The limit is for all that came, also for what was taken out already. */
 static void test_embeddings_limit(void **state) {
     static const char body[] = "{\"data\":[" ROW_0 "," ROW_1 "]}";
-    static const char long_row[] = "{\"data\":[{\"embedding\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}";
     (void)state;
     assert_int_equal(play_limited(body, sizeof body - 1), AZO_OK);
     for (size_t limit = 1; limit < sizeof body - 1; limit++) {
         assert_int_equal(play_limited(body, limit), AZO_ERR_LIMIT);
     }
-    assert_int_equal(play_limited(long_row, sizeof long_row), AZO_ERR_JSON);
+}
+
+/* What a row promises of the others has to fit in what may come: the limit, or the length that was announced. */
+static void promise(size_t limit, const char *headers, bool fits) {
+    static const char long_row[] = "{\"data\":[{\"embedding\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}]}";
+    azo_client_desc desc = desc_of(ENDPOINT, NULL, "d");
+    azo_embed_desc embed = embed_of();
+    desc.max_response_bytes = limit;
+    azo_client *client = client_of(&desc);
+    azo_request *job = begin_embed(client, &embed);
+    assert_int_equal(play(job, 200, headers, long_row), AZO_ERR_JSON);
+    const char *why = fits ? "vectors for 1 of 2 inputs" : "is longer than all that may come";
+    if (strstr(job->error.message, why) == NULL) {
+        fail_msg("limit %lu, %s: %s", (unsigned long)limit, headers, job->error.message);
+    }
+    azo_request_free(job);
+    azo_client_close(client);
+}
+
+static void test_embeddings_promise(void **state) {
+    (void)state;
+    promise(0, "", true);
+    promise(80, "", true); /* 40 floats */
+    promise(79, "", false);
+    promise(0, "Content-Length: 80\r\n", true);
+    promise(0, "Content-Length: 79\r\n", false);
 }
 
 /* Half a row is all that there is, and no memory to say so. */
@@ -2877,6 +2901,7 @@ int main(void) {
         cmocka_unit_test(test_embeddings_refused),
         cmocka_unit_test(test_embeddings_in_pieces),
         cmocka_unit_test(test_embeddings_limit),
+        cmocka_unit_test(test_embeddings_promise),
         cmocka_unit_test(test_embeddings_memory),
         cmocka_unit_test(test_embeddings_arguments),
         cmocka_unit_test(test_raw_targets),
