@@ -2383,8 +2383,9 @@ static bool azoi_contains_ci(azo_str s, const char *part) {
 
 /* What follows the plain bytes; four at a time, since the end need not be looked for in between. */
 static inline const char *azoi_plain_end(const char *at, const char *end) {
-    while (end - at >= 4 && (azoi_bytes[(unsigned char)at[0]] & azoi_bytes[(unsigned char)at[1]] &
-                             azoi_bytes[(unsigned char)at[2]] & azoi_bytes[(unsigned char)at[3]] & AZOI_BYTE_PLAIN) != 0) {
+    const unsigned char *b = azoi_bytes;
+    while (end - at >= 4 && (b[(unsigned char)at[0]] & b[(unsigned char)at[1]] & b[(unsigned char)at[2]] &
+                             b[(unsigned char)at[3]] & AZOI_BYTE_PLAIN) != 0) {
         at += 4;
     }
     while (at < end && azoi_byte_is(*at, AZOI_BYTE_PLAIN)) {
