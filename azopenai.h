@@ -4638,7 +4638,9 @@ static void azoi_pump_run(azoi_pump *p) {
         azoi_node *node = AZOI_OF(pass.next, azoi_node, link);
         azoi_link_leave(&node->link);
         node->advance(node);
-        azoi_pump_tick(p);
+        if (!azoi_list_empty(&pass)) {
+            azoi_pump_tick(p);
+        }
     }
     azoi_list_prepend(&p->queue, &pass); /* out of time: what is left goes first the next time */
 }
