@@ -5969,6 +5969,11 @@ static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
     return AZO_IO_AGAIN;
 }
 
+/* Whether bytes were received that nobody has read. */
+static bool azoi_stream_has_more(const azoi_stream *s) {
+    return s->ahead_len > 0 || (s->tls != NULL && mbedtls_ssl_check_pending(s->tls) != 0);
+}
+
 /* The record of an unfinished write is encrypted already, so its length must stand. When a TLS 1.3 ticket comes in
  * between, mbedTLS flushes that record and forgets that it was this write: calling it again would send it twice. */
 static ptrdiff_t azoi_stream_write(azoi_stream *s, const void *buf, size_t len) {
@@ -6472,7 +6477,10 @@ static azoi_conn *azoi_conn_take_idle(azo_client *c, const azoi_origin *origin, 
         }
         conn->stream.in_blocked = false;
         conn->stream.out_blocked = false;
-        if (c->pump.now - conn->idle_since >= AZOI_IDLE_MS || !azoi_conn_is_quiet(conn)) {
+        int64_t idle_ms = c->pump.now - conn->idle_since;
+        /* Hardly a server closes in the millisecond of its answer: to ask then costs more than to send again. */
+        bool fresh = idle_ms == 0 && !azoi_stream_has_more(&conn->stream);
+        if (idle_ms >= AZOI_IDLE_MS || (!fresh && !azoi_conn_is_quiet(conn))) {
             azoi_conn_free(conn);
             continue;
         }

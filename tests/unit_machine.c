@@ -1970,9 +1970,33 @@ static void test_flood_while_idle(void **state) {
     assert_int_equal(call(&secure.w, &e), AZO_OK);
     assert_int_equal(secure.w.service->connections, 1);
     secure.records_left = FLOOD_RECORDS;
+    run(&secure.w, 1); /* it is not asked in the millisecond of its answer */
+    assert_int_equal(secure.records_left, FLOOD_RECORDS);
     assert_int_equal(call(&secure.w, &e), AZO_OK);
     assert_int_equal(secure.w.service->connections, 2);
     assert_int_equal(open_conns(&secure.w, secure.w.service), 1);
+    secure_close();
+}
+
+/* Nor one on which more than the answer came, in a record of its own but in the same read. */
+static void test_more_than_the_answer(void **state) {
+    (void)state;
+    azo_error e;
+    char answers[1024];
+    int len = snprintf(answers, sizeof answers, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", (int)strlen(REPLY),
+                       REPLY);
+    secure_open();
+    secure.tls.record_limit = (size_t)len;
+    (void)snprintf(answers + len, sizeof answers - (size_t)len, "HTTP/1.1 404 None\r\nContent-Length: 0\r\n\r\n");
+    push(&secure.w, 0, answers);
+    assert_int_equal(call(&secure.w, &e), AZO_OK);
+    int64_t then = secure.w.net.now;
+    azo_request *next = begin(&secure.w);
+    assert_int_equal(azo_step(secure.w.client, NULL, 0), AZO_OK);
+    assert_int_equal(secure.w.net.now, then);
+    assert_int_equal(secure.w.service->connections, 2);
+    assert_int_equal(wait_for(&secure.w, next), AZO_OK);
+    assert_int_equal(end(next, &e), AZO_OK);
     secure_close();
 }
 
@@ -2115,6 +2139,7 @@ int main(void) {
         cmocka_unit_test(test_proxy_that_takes_it_in_pieces),
         cmocka_unit_test(test_proxy_without_memory),
         cmocka_unit_test(test_flood_while_idle),
+        cmocka_unit_test(test_more_than_the_answer),
         cmocka_unit_test(test_flood_instead_of_an_end),
         cmocka_unit_test(test_flood_ahead_of_an_early_answer),
         cmocka_unit_test(test_wish_to_renegotiate_while_sending),
