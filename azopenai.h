@@ -6466,7 +6466,7 @@ static void azoi_conn_assign(azoi_conn *conn, azoi_node *user, azo_error *error)
     conn->stream.error = error;
 }
 
-/* The idle connection that was used last, proven alive; NULL: none. */
+/* The idle connection that was used last, as far as one can tell alive; NULL: none. */
 static azoi_conn *azoi_conn_take_idle(azo_client *c, const azoi_origin *origin, azoi_node *user, azo_error *error) {
     azoi_link *next;
     for (azoi_link *at = c->idle.next; at != &c->idle; at = next) {
