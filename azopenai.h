@@ -14,7 +14,7 @@
  *             chat.messages = messages;
  *             chat.message_count = 2;
  *             if (azo_chat(client, &chat, &reply, &err) == AZO_OK) {
- *                 printf("%s\n", reply.text.ptr);
+ *                 printf("%s\n", reply.text.ptr != NULL ? reply.text.ptr : "(no text)");
  *             }
  *             azo_chat_reply_free(&reply);
  *             azo_client_close(client);

@@ -157,7 +157,8 @@ static int report(question *questions, size_t count) {
     int status = 0;
     for (size_t i = 0; i < count; i++) {
         if (questions[i].result == AZO_OK) {
-            printf("%s\n    %s\n", questions[i].text, questions[i].reply.text.ptr);
+            azo_str text = questions[i].reply.text;
+            printf("%s\n    %s\n", questions[i].text, text.ptr != NULL ? text.ptr : "(no text)");
         } else {
             fprintf(stderr, "async: %s: %s\n", questions[i].text, questions[i].error.message);
             status = 1;

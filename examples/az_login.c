@@ -345,7 +345,7 @@ int main(int argc, char **argv) {
         result = azo_chat(client, &chat, &reply, &error);
     }
     if (result == AZO_OK) {
-        printf("%s\n", reply.text.ptr);
+        printf("%s\n", reply.text.ptr != NULL ? reply.text.ptr : "(no text)");
     } else {
         fprintf(stderr, "az_login: %s\n", error.message);
         if (error.detail[0] != '\0') {

@@ -99,7 +99,7 @@ int main(int argc, char **argv) {
         store(client, argv[1]);
     }
     if (result == AZO_OK) {
-        printf("%s\n", reply.text.ptr);
+        printf("%s\n", reply.text.ptr != NULL ? reply.text.ptr : "(no text)");
     } else {
         fprintf(stderr, "cron: %s\n", error.message);
     }

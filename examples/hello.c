@@ -27,7 +27,7 @@ int main(void) {
         result = azo_chat(client, &chat, &reply, &error);
     }
     if (result == AZO_OK) {
-        printf("%s\n", reply.text.ptr);
+        printf("%s\n", reply.text.ptr != NULL ? reply.text.ptr : "(no text)");
     } else {
         fprintf(stderr, "hello: %s\n", error.message);
     }

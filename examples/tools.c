@@ -78,7 +78,7 @@ static azo_result converse(azo_client *client, azo_history *history, azo_error *
         if (result == AZO_OK && calling) {
             result = answer_calls(history, &reply, error);
         } else if (result == AZO_OK) {
-            printf("%s\n", reply.text.ptr);
+            printf("%s\n", reply.text.ptr != NULL ? reply.text.ptr : "(no text)");
         }
         azo_chat_reply_free(&reply);
     }

@@ -263,6 +263,18 @@ json='HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n'
 whole='{"choices":[{"index":0,"message":{"role":"assistant","content":"From OpenSSL."},"finish_reason":"stop"}]}'
 serve third_party "${json}Content-Length: ${#whole}\r\n\r\n$whole"
 expect 'a third-party TLS server' 0 'From OpenSSL.' '' chat --retries 0 hi
+# A refusal, and what the content filter leaves of an answer, have no text.
+empty='{"choices":[{"index":0,"message":{"role":"assistant","content":null},"finish_reason":"content_filter"}]}'
+for example in hello cron async tools; do
+    serve "no_text_$example" "${json}Content-Length: ${#empty}\\r\\n\\r\\n$empty"
+    case $example in
+    hello) set -- hello ;;
+    cron) set -- cron "$dir/no_text.state" hi ;;
+    *) set -- "$example" hi ;;
+    esac
+    expect "$example says that there is no text" 0 - '' "$@"
+    grep -q '(no text)' "$dir/out" || not_ok "$example says that there is no text" "$(cat "$dir/out")"
+done
 serve wait 'HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3600\r\nContent-Length: 2\r\n\r\n{}'
 expect '429 with a long wait' 6 '' '^chat: .*429.*\. ' chat --retries 2 hi
 grep -q '3600' "$dir/err" && ok '429 with a long wait says how long' ||
