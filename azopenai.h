@@ -522,7 +522,8 @@ typedef struct azo_http {
 enum {
     AZO_GO_ON = 0,
     AZO_STOP = 1, /* cancel the request */
-    AZO_PAUSE = 2 /* taken; nothing more until azo_request_resume, unless all of the answer has come */
+    AZO_PAUSE = 2 /* taken; nothing more until azo_request_resume, unless all of the answer has come. A blocking call,
+                   * which nobody could resume, ends with AZO_ERR_STATE */
 };
 
 enum {
@@ -1657,6 +1658,7 @@ struct azo_request {
     bool in_turn;
     bool cancelled;
     bool in_callback;
+    bool blocking; /* nobody else has it, to resume it or to take it out of azo_next */
 
     /* token */
     struct azoi_slot *slot;
@@ -6741,7 +6743,7 @@ static void azoi_job_finish(azo_request *job, azo_result result) {
     }
     if (job->ops->kind == AZOI_KIND_FETCH) {
         job->freed = true;
-    } else if (!job->freed) {
+    } else if (!job->freed && !job->blocking) {
         azoi_list_add(&c->finished, &job->finished);
     }
     if (job->freed && !job->in_turn) {
@@ -6767,6 +6769,10 @@ static azo_result azoi_callback_leave(azo_request *job, int answer) {
     if (job->cancelled || c->closing) {
         return azoi_fail(&job->error, AZO_ERR_CANCELLED,
                          "The request was cancelled inside its callback. Nothing needs to be done.");
+    }
+    if (answer == AZO_PAUSE && job->blocking) {
+        return azoi_fail(&job->error, AZO_ERR_STATE, "A callback answered AZO_PAUSE (%d) in a blocking call, which "
+                         "nobody could resume. Use the begin form, or answer AZO_GO_ON.", (int)AZO_PAUSE);
     }
     if (answer == AZO_PAUSE) {
         job->paused = true;
@@ -11950,6 +11956,7 @@ static azo_result azoi_may_block(azo_client *c, azo_error *err) {
 }
 
 static void azoi_block(azo_request *job) {
+    job->blocking = true;
     while (job->state != AZOI_JOB_DONE) {
         azo_client *c = job->client;
         (void)azo_poll(c, -1); /* azoi_may_block saw to it that it works; afterwards the client may be gone */

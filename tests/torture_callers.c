@@ -2107,6 +2107,52 @@ static void test_deeds(void **state) {
     }
 }
 
+/* Nobody has the request of a blocking call: nobody could resume it. */
+static void test_pause_in_blocking_call(void **state) {
+    static const deed pause = {"pause", act_nothing, AZO_OK, AZO_ERR_STATE, AZO_OK, AZO_PAUSE, false};
+    (void)state;
+    for (int kind = 0; kind < CALLBACK_KINDS; kind++) {
+        run_deed(&pause, kind, true);
+    }
+}
+
+/* A callback that runs inside a blocking call is not given its request by azo_next, though that is done. */
+static int next_on_event(const azo_event *event, void *user_data) {
+    inside *x = (inside *)user_data;
+    (void)event;
+    assert_null(azo_next(x->s->client));
+    x->events++;
+    return AZO_GO_ON;
+}
+
+static void test_next_in_blocking_call(void **state) {
+    (void)state;
+    stage s;
+    setup u;
+    inside x;
+    stage_open(&s);
+    setup_open(&u, &s, BY_KEY);
+    memset(&x, 0, sizeof x);
+    x.s = &s;
+    assert_int_equal(azo_client_open(&u.client, &s.client, &s.error), AZO_OK);
+    azo_request *first = begin_chat(&s, &u); /* two connections, of which the one used last is taken first */
+    azo_request *second = begin_chat(&s, &u);
+    finish(&s, first);
+    finish(&s, second);
+    check_ends(&s, first, AZO_OK);
+    check_ends(&s, second, AZO_OK);
+    azo_chat_desc chat = u.chat;
+    chat.on_event = next_on_event;
+    chat.user_data = &x;
+    assert_int_equal(azo_chat_begin(s.client, &chat, &x.other, &s.error), AZO_OK);
+    assert_int_equal(run_chat(&s, &u.chat), AZO_OK);
+    assert_true(x.events > 0); /* in the same step, after the end of the other */
+    finish(&s, x.other);
+    assert_ptr_equal(azo_next(s.client), x.other);
+    check_ends(&s, x.other, AZO_OK);
+    stage_close(&s);
+}
+
 /* ---- hooks that lie ---- */
 
 typedef enum hook { OPEN, CONNECT, RECV, SEND, WATCH, POLL, MONOTONIC, UNIX } hook;
@@ -2528,6 +2574,7 @@ int main(void) {
         cmocka_unit_test(test_lying_hooks),   cmocka_unit_test(test_moody_allocator),
         cmocka_unit_test(test_nosy_logger),   cmocka_unit_test(test_providers),
         cmocka_unit_test(test_longest_token), cmocka_unit_test(test_abandoned_provider),
+        cmocka_unit_test(test_pause_in_blocking_call), cmocka_unit_test(test_next_in_blocking_call),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     forget_environment();
