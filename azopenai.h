@@ -9286,27 +9286,42 @@ static bool azoi_retry_service(int status) {
 
 static const azoi_policy azoi_service_policy = {500, 8000, 0, azoi_retry_service};
 
-static int32_t azoi_limit_of(int32_t own, int32_t client) {
-    return own == 0 ? client : own < 0 ? AZO_OFF : own;
+/* A slip, like a difference that came out negative, must not mean "no limit". */
+static azo_result azoi_limits_ok(const char *desc, const char *const *names, const int32_t *given, size_t count,
+                                 azo_error *e) {
+    for (size_t i = 0; i < count; i++) {
+        if (given[i] < AZO_OFF) {
+            return azoi_fail(e, AZO_ERR_ARGUMENT, "%s.%s is %ld. Use a positive number, 0 for the default, or AZO_OFF.",
+                             desc, names[i], (long)given[i]);
+        }
+    }
+    return AZO_OK;
 }
 
-static void azoi_spec_limits(const azo_client *c, const azo_call *call, azoi_job_spec *spec) {
+static azo_result azoi_spec_limits(const azo_client *c, const azo_call *call, azoi_job_spec *spec, azo_error *e) {
+    static const char *const names[] = {"first_byte_timeout_ms", "idle_timeout_ms", "total_timeout_ms", "max_retries"};
     int retries = call->max_retries != 0 ? call->max_retries : c->max_retries;
     spec->policy = &azoi_service_policy;
     spec->connect_ms = c->connect_ms;
-    spec->first_byte_ms = azoi_limit_of(call->first_byte_timeout_ms, c->first_byte_ms);
-    spec->idle_ms = azoi_limit_of(call->idle_timeout_ms, c->idle_ms);
-    spec->total_ms = azoi_limit_of(call->total_timeout_ms, c->total_ms);
+    spec->first_byte_ms = call->first_byte_timeout_ms != 0 ? call->first_byte_timeout_ms : c->first_byte_ms;
+    spec->idle_ms = call->idle_timeout_ms != 0 ? call->idle_timeout_ms : c->idle_ms;
+    spec->total_ms = call->total_timeout_ms != 0 ? call->total_timeout_ms : c->total_ms;
     spec->max_retries = retries > 0 ? retries : 0;
     spec->max_body = c->max_response;
     spec->tag = call->tag;
+    if ((call->first_byte_timeout_ms | call->idle_timeout_ms | call->total_timeout_ms | call->max_retries) >= 0) {
+        return AZO_OK; /* none is negative */
+    }
+    const int32_t given[] = {call->first_byte_timeout_ms, call->idle_timeout_ms, call->total_timeout_ms,
+                             call->max_retries};
+    return azoi_limits_ok("azo_call", names, given, 4, e);
 }
 
 /* The draft becomes a request. The caller has set what is special about its kind. */
 static azo_result azoi_draft_send(azoi_draft *d, azoi_job_spec *spec, azo_request **out) {
     azo_client *c = d->client;
     azo_request *job;
-    azoi_spec_limits(c, d->call, spec);
+    azo_result r = azoi_spec_limits(c, d->call, spec, d->error);
     spec->origin.host = c->route.host;
     spec->origin.port = c->route.port;
     spec->origin.secure = c->route.secure;
@@ -9316,7 +9331,7 @@ static azo_result azoi_draft_send(azoi_draft *d, azoi_job_spec *spec, azo_reques
     if (d->body.len > 0) {
         spec->body = azoi_draft_view(d, d->body);
     }
-    azo_result r = azoi_job_new(c, spec, &job, d->error);
+    r = r == AZO_OK ? azoi_job_new(c, spec, &job, d->error) : r;
     if (r != AZO_OK) {
         return r;
     }
@@ -11484,10 +11499,10 @@ AZO_API azo_result azo_token_begin(azo_client *client, const azo_token_desc *des
     }
     azoi_job_spec spec;
     memset(&spec, 0, sizeof spec);
-    azoi_spec_limits(client, &desc->call, &spec);
+    r = azoi_spec_limits(client, &desc->call, &spec, err);
     spec.ops = &azoi_token_ops;
     spec.data_size = sizeof(azoi_answer);
-    r = azoi_job_new(client, &spec, &job, err);
+    r = r == AZO_OK ? azoi_job_new(client, &spec, &job, err) : r;
     if (r != AZO_OK) {
         return r;
     }
@@ -11572,12 +11587,7 @@ static azo_result azoi_client_set_limits(azo_client *c, const azo_client_desc *d
                              desc->max_connections};
     static const char *const names[] = {"connect_timeout_ms", "first_byte_timeout_ms", "idle_timeout_ms",
                                         "total_timeout_ms", "max_retry_wait_ms", "max_retries", "max_connections"};
-    for (size_t i = 0; i < sizeof given / sizeof given[0]; i++) {
-        if (given[i] < AZO_OFF) {
-            return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.%s is %ld. Use a positive number, 0 for the "
-                             "default, or AZO_OFF.", names[i], (long)given[i]);
-        }
-    }
+    azo_result r = azoi_limits_ok("azo_client_desc", names, given, sizeof given / sizeof given[0], e);
     c->connect_ms = given[0] != 0 ? given[0] : AZO_DEFAULT_CONNECT_MS;
     c->first_byte_ms = given[1] != 0 ? given[1] : AZO_DEFAULT_FIRST_BYTE_MS;
     c->idle_ms = given[2] != 0 ? given[2] : AZO_DEFAULT_IDLE_MS;
@@ -11588,7 +11598,7 @@ static azo_result azoi_client_set_limits(azo_client *c, const azo_client_desc *d
     c->max_response = desc->max_response_bytes != 0 ? desc->max_response_bytes : AZO_DEFAULT_RESPONSE_BYTES;
     c->max_header = desc->max_header_bytes != 0 ? desc->max_header_bytes : AZO_DEFAULT_HEADER_BYTES;
     c->max_event = desc->max_event_bytes != 0 ? desc->max_event_bytes : AZO_DEFAULT_EVENT_BYTES;
-    return AZO_OK;
+    return r;
 }
 
 static azo_result azoi_client_set_proxy(azo_client *c, const azo_client_desc *desc, azo_error *e) {
