@@ -9940,7 +9940,7 @@ static void azoi_chat_messages_write(azoi_writer *w, const azo_chat_desc *desc) 
         azoi_write_message(w, &desc->messages[i]);
     }
     azoi_buf_char(b, ']');
-    if (count == 0 && (desc->message_count == 0 || desc->messages == NULL)) {
+    if (desc->message_count > 0 ? desc->messages == NULL : count == 0) {
         azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "The call has no messages (message_count %zu). Give "
                                      "messages, a history, or both.", desc->message_count));
     }
@@ -9948,15 +9948,15 @@ static void azoi_chat_messages_write(azoi_writer *w, const azo_chat_desc *desc) 
 
 static void azoi_chat_tools_write(azoi_writer *w, const azo_chat_desc *desc) {
     azoi_buf *b = w->out;
-    if (desc->tool_count == 0 || desc->tools == NULL) {
+    if (desc->tool_count == 0) {
         return;
     }
     azoi_field(w, "tools");
     for (size_t i = 0; i < desc->tool_count; i++) {
-        const azo_tool *tool = &desc->tools[i];
+        const azo_tool *tool = desc->tools != NULL ? &desc->tools[i] : NULL;
         char where[48];
         snprintf(where, sizeof where, "tools[%zu].parameters_json", i);
-        if (tool->name == NULL) {
+        if (tool == NULL || tool->name == NULL) {
             azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "tools[%zu] has no name. Give it one.", i));
             return;
         }

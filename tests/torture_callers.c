@@ -430,8 +430,8 @@ static azo_result run_history(stage *s, const setup *u) {
         r = azo_history_add(history, &u->messages[i], &s->error);
         assert_int_equal(azo_history_count(history), r == AZO_OK ? i + 1 : i);
     }
+    desc.message_count = desc.messages == NULL ? desc.message_count : 0;
     desc.messages = NULL;
-    desc.message_count = 0;
     desc.history = history;
     r = r == AZO_OK ? run_chat(s, &desc) : r;
     azo_history_close(history);
@@ -1368,10 +1368,11 @@ static const number numbers[] = {
     {"", CALL_STREAM, SIZE(client.max_event_bytes), "PsPP"},
     {"header", CALL_CHAT, SIZE(client.header_count), "PRRR"},
     {"header", CALL_EMBED, SIZE(embed.call.header_count), "PRRR"},
-    {"tool", CALL_CHAT, SIZE(chat.tool_count), "Peee"},
+    {"tool", CALL_CHAT, SIZE(chat.tool_count), "PRRR"},
     {"input", CALL_EMBED, SIZE(embed.input_count), "RRRR"},
     {"", CALL_EMBED, SIZE(embed.vector_cap), "PPPP"},
     {"messages", CALL_CHAT, SIZE(chat.message_count), "RRRR"},
+    {"messages", CALL_HISTORY, SIZE(chat.message_count), "PRRR"},
     {"body", CALL_RAW, SIZE(raw.body_len), "PRRR"},
 };
 
