@@ -57,10 +57,11 @@
  * NON-BLOCKING
  *
  *     azo_request *request;
- *     azo_chat_begin(client, &chat, &request, &err);               any number of them, from one thread
- *     while (azo_request_result(request) == AZO_PENDING)
- *         azo_poll(client, -1);                                    or azo_wait, your own poll, azo_step
- *     azo_chat_end(request, &reply, &err);
+ *     if (azo_chat_begin(client, &chat, &request, &err) == AZO_OK) {    any number of them, from one thread
+ *         while (azo_request_result(request) == AZO_PENDING)
+ *             azo_poll(client, -1);                                or azo_wait, your own poll, azo_step
+ *         azo_chat_end(request, &reply, &err);
+ *     }
  *
  *     Nothing but name lookup (getaddrinfo) and the first reading of the root certificates blocks in a step; both go
  *     away with an azo_transport hook and ca_pem. azo_loop pushes wishes to epoll, libuv and the like.
@@ -76,12 +77,13 @@
  *        azo_client_close is final; live requests become cancelled shells that still want end or free.
  *     4. An azo_str of an event lives until the callback returns, one of a reply until its reply_free. A NUL follows.
  *     5. A client and its requests belong to one thread at a time. Clients are independent. There are no globals.
- *     6. All memory comes from the client's allocator. mbedTLS uses its own, and its PSA start-up (3.x, 4.x) is for
- *        the whole process.
+ *     6. All memory comes from the client's allocator. The C library (getaddrinfo, files) and mbedTLS use their own,
+ *        and the PSA start-up of mbedTLS (3.x, 4.x) is for the whole process.
  *
  * INSIDE A CALLBACK                              event, data     read_body, hooks, token provider
  *
  *     azo_X_begin, cancel, resume, free            yes             no
+ *     azo_next, azo_wait, azo_request_result, tag  yes             no
  *     azo_json_*, history                          yes             azo_json_* only
  *     azo_client_close                             when it returns no
  *     azo_step, azo_poll, azo_X, azo_X_end,
@@ -204,7 +206,7 @@ extern "C" {
 #define AZO_RESULTS(X)                                                                                                 \
     X(AZO_PENDING, 1)            /* not finished: step on */                                                           \
     X(AZO_OK, 0)                                                                                                       \
-    X(AZO_ERR_ARGUMENT, -1)      /* a desc or an environment variable is wrong; nothing was sent */                    \
+    X(AZO_ERR_ARGUMENT, -1)      /* a desc or an environment variable is wrong: nothing was sent; or read_body */      \
     X(AZO_ERR_STATE, -2)         /* not allowed here: inside a callback, or twice */                                   \
     X(AZO_ERR_MEMORY, -3)        /* the allocator said no */                                                           \
     X(AZO_ERR_LIMIT, -4)         /* a cap of the desc was hit */                                                       \
@@ -230,7 +232,7 @@ extern "C" {
     X(AZO_ERR_FORBIDDEN, -42)    /* the identity lacks a role, or the network is not allowed */                        \
     X(AZO_ERR_NOT_FOUND, -43)    /* no such deployment or path */                                                      \
     X(AZO_ERR_RATE_LIMIT, -44)   /* wait retry_after_ms, or raise the quota */                                         \
-    X(AZO_ERR_CONTENT_FILTER, -45) /* the prompt or the answer was blocked */                                          \
+    X(AZO_ERR_CONTENT_FILTER, -45) /* the text was blocked; an answer cut by it is OK, with that finish_reason */      \
     X(AZO_ERR_SERVICE, -46)      /* 408, 409, 5xx after all retries */                                                 \
     X(AZO_ERR_CANCELLED, -50)    /* by azo_request_cancel, AZO_STOP, interrupted or azo_client_close */
 
@@ -292,7 +294,8 @@ typedef struct azo_header {
     const char *value;
 } azo_header;
 
-/* What went wrong. A plain value: copy it, keep it, nothing to free. No secret, token or prompt is ever in it. */
+/* What went wrong. A plain value: copy it, keep it, nothing to free. No secret or token is ever in it, and of the
+ * prompt only what the server quotes, in `detail`. */
 typedef struct azo_error {
     int http_status; /* 0: no HTTP answer was involved */
     azo_result code;
@@ -765,8 +768,9 @@ AZO_API void azo_state_free(azo_state *state);
  *                      callback it is refused with AZO_ERR_STATE. The wrong azo_X_end frees and says ARGUMENT.
  *     azo_X_reply_free frees what a reply owns. A zeroed reply is fine.
  *
- * `out` is zeroed first and may be NULL: then nothing is collected. `err` may be NULL. After a failure the reply
- * still carries status, headers, body and partial text, so always free it. A reply outlives its client. ---- */
+ * `out` is zeroed first (token counts: -1) and may be NULL: what came is then dropped. `err` may be NULL. After a
+ * failure the reply still carries status, headers, body and partial text, so always free it. A reply outlives its
+ * client. ---- */
 
 AZO_API azo_result azo_token(azo_client *client, const azo_token_desc *desc, azo_token_reply *out, azo_error *err);
 AZO_API azo_result azo_token_begin(azo_client *client, const azo_token_desc *desc, azo_request **out, azo_error *err);

@@ -1899,6 +1899,17 @@ static azo_result act_raw(inside *x) {
     return run_raw(x->s, x->u);
 }
 
+static azo_result act_export(inside *x) {
+    azo_state blob;
+    azo_result r = azo_client_export(x->s->client, &blob, &x->s->error);
+    assert_null(blob.owned);
+    return r;
+}
+
+static azo_result act_import(inside *x) {
+    return azo_client_import(x->s->client, "azo-state 1\n", 12, &x->s->error);
+}
+
 static azo_result act_end_self(inside *x) {
     return azo_raw_end(x->self, NULL, &x->s->error);
 }
@@ -1986,6 +1997,8 @@ static const deed deeds[] = {
     {"azo_chat", act_chat, AZO_ERR_STATE, AZO_OK, AZO_OK, AZO_GO_ON, false},
     {"azo_embed", act_embed, AZO_ERR_STATE, AZO_OK, AZO_OK, AZO_GO_ON, false},
     {"azo_raw", act_raw, AZO_ERR_STATE, AZO_OK, AZO_OK, AZO_GO_ON, false},
+    {"azo_client_export", act_export, AZO_ERR_STATE, AZO_OK, AZO_OK, AZO_GO_ON, false},
+    {"azo_client_import", act_import, AZO_ERR_STATE, AZO_OK, AZO_OK, AZO_GO_ON, false},
     {"its own end", act_end_self, AZO_ERR_STATE, AZO_OK, AZO_OK, AZO_GO_ON, true},
     {"another's end", act_end_other, AZO_ERR_STATE, AZO_OK, AZO_OK, AZO_GO_ON, false},
     {"an end of the wrong kind", act_end_wrong_kind, AZO_ERR_STATE, AZO_OK, AZO_OK, AZO_GO_ON, false},
