@@ -183,6 +183,9 @@
 #ifndef AZO_DEFAULT_EVENT_BYTES
 #define AZO_DEFAULT_EVENT_BYTES (16u * 1024 * 1024) /* one server-sent event */
 #endif
+#ifndef AZO_MAX_IDLE_CONNECTIONS
+#define AZO_MAX_IDLE_CONNECTIONS 16 /* kept for the next request, for 30 s; each takes some 45 KB; 0: none */
+#endif
 #ifndef AZO_MAX_JSON_DEPTH
 #define AZO_MAX_JSON_DEPTH 64 /* 100,000 opening brackets take jsmn seconds; nothing real nests this deep */
 #endif
@@ -6040,10 +6043,6 @@ static void azoi_stream_close(azoi_stream *s) {
  * Opens connections (through a proxy's tunnel if need be), keeps idle ones for the next request, and lets each be
  * driven by one job at a time. A connection never frees its job: it changes state and wakes it. */
 
-#ifndef AZO_MAX_IDLE_CONNECTIONS
-#define AZO_MAX_IDLE_CONNECTIONS 16 /* an idle TLS connection costs some 45 KB */
-#endif
-
 enum {
     AZOI_IDLE_MS = 30000, /* gateways close idle connections after a minute or more */
     AZOI_DRAIN_MS = 1000,
@@ -6587,7 +6586,7 @@ static void azoi_conn_release(azoi_conn *conn, azoi_release how) {
     azoi_buf_clear(&conn->out);
     azoi_buf_clear(&conn->in);
     conn->out_sent = 0;
-    if (how == AZOI_RELEASE_KILL) {
+    if (how == AZOI_RELEASE_KILL || AZO_MAX_IDLE_CONNECTIONS == 0) {
         azoi_conn_free(conn);
         return;
     }

@@ -1,5 +1,5 @@
 /* lean.h - what a build with most AZO_NO_x does and refuses, in a scripted world. unit_lean_x.c chooses the options
- * and includes this; with LEAN_RAW there are raw calls. */
+ * and includes this; with LEAN_RAW there are raw calls. Some keep no connections (AZO_MAX_IDLE_CONNECTIONS). */
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -41,6 +41,7 @@ typedef struct world {
     azo_client_desc desc;
     azo_client *client;
     azo_error error;
+    script_peer_entry *service;
     script_peer_entry *issuer;
     int status; /* what the service answers; 0: 200; negative: nothing, and hangs up */
     size_t lines;
@@ -87,7 +88,7 @@ static int open_world(void **state) {
     world *w = &the_world;
     memset(w, 0, sizeof *w);
     script_open(&w->net);
-    (void)script_peer(&w->net, 8000, serve, w);
+    w->service = script_peer(&w->net, 8000, serve, w);
     w->issuer = script_peer(&w->net, 8001, issue, w);
     w->desc.endpoint = SERVICE;
     w->desc.deployment = "gpt";
@@ -160,6 +161,8 @@ static void test_key(void **state) {
     world *w = (world *)*state;
     w->desc.api_key = "key";
     answers(w, "key");
+    answers(w, "key");
+    assert_int_equal(w->service->connections, AZO_MAX_IDLE_CONNECTIONS > 0 ? 1 : 2);
     assert_int_equal(w->issuer->requests, 0);
     assert_int_equal(w->lines, 0);
 }
