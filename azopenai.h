@@ -693,7 +693,7 @@ typedef struct azo_embed_reply {
 typedef struct azo_raw_desc {
     const char *method; /* NULL: POST with a body, else GET */
     const char *path;   /* relative to the root of the route: "/responses", "/files/x" */
-    const char *query;  /* "a=b&c=d", encoded; api-version is added on the dated route */
+    const char *query;  /* "a=b&c=d", encoded; api-version is added on the dated route. Never logged */
     const char *deployment; /* given: under /deployments/{it} on the dated route, nothing on v1 */
     const char *content_type; /* NULL: application/json */
     const char *accept;       /* NULL: application/json, or text/event-stream with on_event */
@@ -7037,7 +7037,12 @@ static void azoi_log_headers(azoi_net *net, char direction, azo_str lines, azo_s
 static void azoi_job_log_head(azo_request *job, azo_str signature) {
     azoi_net *net = &job->client->net;
     if (AZOI_HAS_LOG && net->logger.line != NULL) {
-        azoi_log(net, AZO_LOG_DEBUG, "> %s %s HTTP/1.1", job->spec.method.ptr, job->spec.target.ptr);
+        azo_str target = job->spec.target;
+        if (job->ops->kind == AZOI_KIND_RAW) {
+            target.len = azoi_find(target, '?'); /* the query is the user's, and may hold a key */
+        }
+        azoi_log(net, AZO_LOG_DEBUG, "> %s %.*s%s HTTP/1.1", job->spec.method.ptr, (int)target.len, target.ptr,
+                 target.len < job->spec.target.len ? "?<hidden>" : "");
         azoi_log(net, AZO_LOG_DEBUG, "> Host: %s", job->spec.origin.host.ptr);
         azoi_log_headers(net, '>', job->spec.headers, azoi_view(NULL, 0));
         azoi_log_headers(net, '>', job->spec.own_headers, job->spec.own_headers);

@@ -1112,6 +1112,13 @@ static void test_raw(void **state) {
     assert_string_equal(last_request(&w, FAKE_SERVICE)->method, "GET");
     assert_string_equal(last_request(&w, FAKE_SERVICE)->target, "/openai/v1/models");
 
+    desc.query = "subscription-key=canary"; /* of API Management, which takes it here, too */
+    expect(&w, raw_as(&w, &desc, &reply), AZO_OK);
+    azo_raw_reply_free(&reply);
+    assert_string_equal(last_request(&w, FAKE_SERVICE)->target, "/openai/v1/models?subscription-key=canary");
+    expect_part(shown.text, "> GET /openai/v1/models?<hidden> HTTP/1.1");
+    desc.query = NULL;
+
     desc.path = "/chat/completions"; /* as text */
     desc.body = "{\"model\":\"gpt-4o\",\"messages\":[{\"role\":\"user\",\"content\":\"raw\"}]}";
     expect(&w, raw_as(&w, &desc, &reply), AZO_OK);
