@@ -495,7 +495,8 @@ typedef struct azo_client_desc {
 typedef struct azo_call {
     void *tag;            /* yours; azo_request_tag gives it back */
     const char *endpoint; /* NULL: the client's */
-    int32_t first_byte_timeout_ms; /* here and below: 0: the client's, AZO_OFF: none */
+    int32_t connect_timeout_ms; /* here and below: 0: the client's, AZO_OFF: none; not of what fetches a token */
+    int32_t first_byte_timeout_ms;
     int32_t idle_timeout_ms;
     int32_t total_timeout_ms;
     int max_retries;
@@ -9307,22 +9308,24 @@ static azo_result azoi_limits_ok(const char *desc, const char *const *names, con
 }
 
 static azo_result azoi_spec_limits(const azo_client *c, const azo_call *call, azoi_job_spec *spec, azo_error *e) {
-    static const char *const names[] = {"first_byte_timeout_ms", "idle_timeout_ms", "total_timeout_ms", "max_retries"};
+    static const char *const names[] = {"connect_timeout_ms", "first_byte_timeout_ms", "idle_timeout_ms",
+                                        "total_timeout_ms", "max_retries"};
     int retries = call->max_retries != 0 ? call->max_retries : c->max_retries;
     spec->policy = &azoi_service_policy;
-    spec->connect_ms = c->connect_ms;
+    spec->connect_ms = call->connect_timeout_ms != 0 ? call->connect_timeout_ms : c->connect_ms;
     spec->first_byte_ms = call->first_byte_timeout_ms != 0 ? call->first_byte_timeout_ms : c->first_byte_ms;
     spec->idle_ms = call->idle_timeout_ms != 0 ? call->idle_timeout_ms : c->idle_ms;
     spec->total_ms = call->total_timeout_ms != 0 ? call->total_timeout_ms : c->total_ms;
     spec->max_retries = retries > 0 ? retries : 0;
     spec->max_body = c->max_response;
     spec->tag = call->tag;
-    if ((call->first_byte_timeout_ms | call->idle_timeout_ms | call->total_timeout_ms | call->max_retries) >= 0) {
+    if ((call->connect_timeout_ms | call->first_byte_timeout_ms | call->idle_timeout_ms | call->total_timeout_ms |
+         call->max_retries) >= 0) {
         return AZO_OK; /* none is negative */
     }
-    const int32_t given[] = {call->first_byte_timeout_ms, call->idle_timeout_ms, call->total_timeout_ms,
-                             call->max_retries};
-    return azoi_limits_ok("azo_call", names, given, 4, e);
+    const int32_t given[] = {call->connect_timeout_ms, call->first_byte_timeout_ms, call->idle_timeout_ms,
+                             call->total_timeout_ms, call->max_retries};
+    return azoi_limits_ok("azo_call", names, given, 5, e);
 }
 
 /* The draft becomes a request. The caller has set what is special about its kind. */
@@ -11479,7 +11482,7 @@ static const azoi_job_ops azoi_token_ops = {AZOI_KIND_TOKEN, azoi_auth_authorize
 
 /* The client's scope, or the one that its endpoint and route ask for. */
 static azo_str azoi_client_scope(azo_client *c) {
-    static const azo_call none = {NULL, NULL, 0, 0, 0, 0, NULL, 0};
+    static const azo_call none = {NULL, NULL, 0, 0, 0, 0, 0, NULL, 0};
     azoi_draft d;
     azo_str host = azoi_view(NULL, 0); /* no endpoint: the public cloud's */
     if (c->scope.len > 0) {
@@ -11494,7 +11497,7 @@ static azo_str azoi_client_scope(azo_client *c) {
 }
 
 AZO_API azo_result azo_token_begin(azo_client *client, const azo_token_desc *desc, azo_request **out, azo_error *err) {
-    static const azo_token_desc none = {NULL, NULL, {NULL, NULL, 0, 0, 0, 0, NULL, 0}};
+    static const azo_token_desc none = {NULL, NULL, {NULL, NULL, 0, 0, 0, 0, 0, NULL, 0}};
     azo_request *job;
     desc = desc != NULL ? desc : &none;
     azo_result r = azoi_may_begin(client, desc, out, err);

@@ -1353,6 +1353,7 @@ static const number numbers[] = {
     {"max_retry_wait_ms", CALL_CHAT, INT32(client.max_retry_wait_ms), "RRPPPP"},
     {"max_retries", CALL_CHAT, INT32(client.max_retries), "RRPPPP"},
     {"max_connections", CALL_CHAT, INT32(client.max_connections), "RReePP"},
+    {"connect_timeout_ms", CALL_CHAT, INT32(chat.call.connect_timeout_ms), "RRPPPP"},
     {"first_byte_timeout_ms", CALL_CHAT, INT32(chat.call.first_byte_timeout_ms), "RRPPsP"},
     {"idle_timeout_ms", CALL_EMBED, INT32(embed.call.idle_timeout_ms), "RRPPsP"},
     {"total_timeout_ms", CALL_RAW, INT32(raw.call.total_timeout_ms), "RRPPsP"},

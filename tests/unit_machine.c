@@ -1554,6 +1554,44 @@ static void test_time_limits(void **state) {
     }
 }
 
+/* Each limit of a call goes before the client's, also to say that there is none. */
+static void test_time_limits_of_a_call(void **state) {
+    (void)state;
+    for (int which = 0; which < 5; which++) {
+        world w;
+        azo_error e;
+        azo_message message = azo_user("Hi");
+        azo_chat_desc desc;
+        world_open(&w);
+        world_use_key(&w);
+        w.desc.max_retries = AZO_OFF;
+        w.desc.connect_timeout_ms = which == 4 ? 300 : 9000;
+        w.desc.first_byte_timeout_ms = w.desc.idle_timeout_ms = w.desc.connect_timeout_ms;
+        w.desc.total_timeout_ms = 9000;
+        world_start(&w);
+        memset(&desc, 0, sizeof desc);
+        desc.messages = &message;
+        desc.message_count = 1;
+        desc.call.connect_timeout_ms = which == 0 ? 400 : which == 4 ? AZO_OFF : 0;
+        desc.call.first_byte_timeout_ms = which == 1 ? 500 : which == 4 ? AZO_OFF : 0;
+        desc.call.idle_timeout_ms = which == 2 ? 600 : which == 4 ? AZO_OFF : 0;
+        desc.call.total_timeout_ms = which == 3 ? 700 : which == 4 ? 8000 : 0;
+        if (which == 0) {
+            w.service->connect_result = AZO_PENDING;
+        } else if (which == 4) {
+            w.service->connect_ms = 1000;
+            push(&w, 1000, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{");
+        } else {
+            push(&w, 0, which == 2 ? "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{" : "silence");
+        }
+        static const int64_t want[] = {400, 500, 600, 700, 8000};
+        int64_t before = w.net.now;
+        assert_int_equal(azo_chat(w.client, &desc, NULL, &e), AZO_ERR_TIMEOUT);
+        assert_in_range(w.net.now - before, want[which], want[which] + 20);
+        world_close(&w);
+    }
+}
+
 static void test_retry_beyond_the_budget(void **state) {
     (void)state;
     world w;
@@ -2125,6 +2163,7 @@ int main(void) {
         cmocka_unit_test(test_body_that_is_read_wrongly),
         cmocka_unit_test(test_body_without_end),
         cmocka_unit_test(test_time_limits),
+        cmocka_unit_test(test_time_limits_of_a_call),
         cmocka_unit_test(test_no_limits),
         cmocka_unit_test(test_transport_that_counts_time),
         cmocka_unit_test(test_old_limit_while_a_token_is_awaited),
