@@ -76,7 +76,8 @@
  *     3. azo_request_cancel only marks; azo_X_end takes the outcome and frees; azo_request_free drops in any state.
  *        azo_client_close is final; live requests become cancelled shells that still want end or free.
  *     4. An azo_str of an event lives until the callback returns, one of a reply until its reply_free. A NUL follows.
- *     5. A client and its requests belong to one thread at a time. Clients are independent. There are no globals.
+ *     5. A client and its requests belong to one thread at a time. Clients are independent. There are no globals but
+ *        those of mbedTLS 3.x and 4.x: for clients in several threads build it with MBEDTLS_THREADING_C.
  *     6. All memory comes from the client's allocator. The C library (getaddrinfo, files) and mbedTLS use their own,
  *        and the PSA start-up of mbedTLS (3.x, 4.x) is for the whole process.
  *
