@@ -1371,10 +1371,10 @@ typedef struct azoi_node {
     void (*advance)(struct azoi_node *node);
 } azoi_node;
 
-/* Queues its node when due. Every timer has a reserved place in the heap while it is attached. */
+/* Queues its node when due. Stands in the heap while it is attached, set or not, so that setting it needs no memory. */
 typedef struct azoi_timer {
     int64_t due; /* monotonic ms; AZOI_NEVER: not set */
-    size_t place; /* in the heap, 1-based; 0: not in it */
+    size_t place; /* in the heap, 1-based */
     azoi_node *node;
 } azoi_timer;
 
@@ -1413,7 +1413,6 @@ typedef struct azoi_pump {
     azoi_timer **heap; /* heap[1..heap_len] */
     size_t heap_len;
     size_t heap_cap;
-    size_t timers; /* attached: heap_cap > timers always */
     azoi_place *places; /* places[1..place_count] */
     size_t place_count;
     size_t place_cap;
@@ -4415,37 +4414,22 @@ static void azoi_heap_down(azoi_pump *p, size_t place, azoi_timer *t) {
     azoi_heap_put(p, place, t);
 }
 
-static void azoi_timer_unset(azoi_pump *p, azoi_timer *t) {
-    size_t place = t->place;
-    t->due = AZOI_NEVER;
-    if (place == 0) {
-        return;
-    }
-    t->place = 0;
-    azoi_timer *last = p->heap[p->heap_len--];
-    if (last != t) {
-        azoi_heap_up(p, place, last);
-        azoi_heap_down(p, last->place, last);
-    }
+static void azoi_heap_move(azoi_pump *p, size_t place, azoi_timer *t) {
+    azoi_heap_up(p, place, t);
+    azoi_heap_down(p, t->place, t);
 }
 
 static void azoi_timer_set(azoi_pump *p, azoi_timer *t, int64_t due) {
-    if (due == AZOI_NEVER) {
-        azoi_timer_unset(p, t);
-        return;
-    }
     t->due = due;
-    if (t->place == 0) {
-        p->heap_len++;
-        azoi_heap_up(p, p->heap_len, t);
-    } else {
-        azoi_heap_up(p, t->place, t);
-        azoi_heap_down(p, t->place, t);
-    }
+    azoi_heap_move(p, t->place, t);
+}
+
+static void azoi_timer_unset(azoi_pump *p, azoi_timer *t) {
+    azoi_timer_set(p, t, AZOI_NEVER);
 }
 
 static bool azoi_timer_attach(azoi_pump *p, azoi_timer *t, azoi_node *node) {
-    if (p->timers + 1 >= p->heap_cap) {
+    if (p->heap_len + 1 >= p->heap_cap) {
         size_t cap = p->heap_cap == 0 ? 16 : p->heap_cap * 2;
         void *grown = azoi_resize(p->allocator, p->heap, p->heap_cap * sizeof *p->heap, cap * sizeof *p->heap);
         if (grown == NULL) {
@@ -4454,23 +4438,24 @@ static bool azoi_timer_attach(azoi_pump *p, azoi_timer *t, azoi_node *node) {
         p->heap = (azoi_timer **)grown;
         p->heap_cap = cap;
     }
-    p->timers++;
     t->due = AZOI_NEVER;
-    t->place = 0;
     t->node = node;
+    azoi_heap_put(p, ++p->heap_len, t);
     return true;
 }
 
 static void azoi_timer_detach(azoi_pump *p, azoi_timer *t) {
     if (t->node != NULL) {
-        azoi_timer_unset(p, t);
+        azoi_timer *last = p->heap[p->heap_len--];
+        if (last != t) {
+            azoi_heap_move(p, t->place, last);
+        }
         t->node = NULL;
-        p->timers--;
     }
 }
 
 static void azoi_pump_queue_due(azoi_pump *p) {
-    while (p->heap_len > 0 && p->heap[1]->due <= p->now) {
+    while (p->heap_len > 0 && azoi_left(p->now, p->heap[1]->due) == 0) {
         azoi_timer *t = p->heap[1];
         azoi_timer_unset(p, t);
         azoi_pump_queue(p, t->node);
