@@ -4503,16 +4503,24 @@ static azoi_source *azoi_source_find(const azoi_pump *p, uint32_t id) {
     return p->places[index].source;
 }
 
-/* Unregisters every descriptor, as must be done before one of them is closed. */
-static void azoi_source_hush(azoi_pump *p, azoi_source *s) {
-    for (int i = 0; i < AZOI_MAX_FDS; i++) {
-        azoi_told *told = &s->told[i];
-        if (told->events != 0) {
+/* Unregisters the descriptors that are not wished for. */
+static void azoi_source_keep(azoi_pump *p, azoi_source *s, const azo_watch *wishes, size_t count) {
+    for (azoi_told *told = s->told; told < s->told + AZOI_MAX_FDS; told++) {
+        bool wished = told->events == 0;
+        for (size_t k = 0; k < count && !wished; k++) {
+            wished = wishes[k].fd == told->fd && wishes[k].events != 0;
+        }
+        if (!wished) {
             told->events = 0;
             (void)p->loop->watch(told->fd, 0, s->id, &told->slot, p->loop->user_data);
             told->slot = NULL;
         }
     }
+}
+
+/* Unregisters every descriptor, as must be done before one of them is closed. */
+static void azoi_source_hush(azoi_pump *p, azoi_source *s) {
+    azoi_source_keep(p, s, NULL, 0);
 }
 
 static void azoi_source_detach(azoi_pump *p, azoi_source *s) {
@@ -4530,30 +4538,14 @@ static void azoi_source_detach(azoi_pump *p, azoi_source *s) {
 
 static azoi_told *azoi_told_find(azoi_source *s, intptr_t fd) {
     azoi_told *unused = NULL;
-    for (int i = 0; i < AZOI_MAX_FDS; i++) {
-        if (s->told[i].events != 0 && s->told[i].fd == fd) {
-            return &s->told[i];
-        }
-        if (s->told[i].events == 0 && unused == NULL) {
-            unused = &s->told[i];
+    for (azoi_told *told = s->told; told < s->told + AZOI_MAX_FDS; told++) {
+        if (told->events == 0) {
+            unused = unused == NULL ? told : unused;
+        } else if (told->fd == fd) {
+            return told;
         }
     }
     return unused;
-}
-
-static void azoi_told_forget_all_but(azoi_pump *p, azoi_source *s, const azo_watch *wishes, size_t count) {
-    for (int i = 0; i < AZOI_MAX_FDS; i++) {
-        azoi_told *told = &s->told[i];
-        bool wished = told->events == 0;
-        for (size_t k = 0; k < count && !wished; k++) {
-            wished = wishes[k].fd == told->fd && wishes[k].events != 0;
-        }
-        if (!wished) {
-            told->events = 0;
-            (void)p->loop->watch(told->fd, 0, s->id, &told->slot, p->loop->user_data);
-            told->slot = NULL;
-        }
-    }
 }
 
 /* Tells the loop hook what changed; false: it could not register a descriptor. */
@@ -4565,7 +4557,7 @@ static bool azoi_source_sync(azoi_pump *p, azoi_source *s) {
     int32_t timeout_ms = -1;
     size_t count = s->describe(s, wishes, AZOI_MAX_FDS, &timeout_ms);
     count = count < AZOI_MAX_FDS ? count : (size_t)AZOI_MAX_FDS;
-    azoi_told_forget_all_but(p, s, wishes, count);
+    azoi_source_keep(p, s, wishes, count);
     for (size_t i = 0; i < count; i++) {
         azoi_told *told = azoi_told_find(s, wishes[i].fd);
         if (told == NULL || wishes[i].events == 0 || told->events == wishes[i].events) {
