@@ -1348,9 +1348,8 @@ typedef struct azoi_sse {
     azoi_buf name; /* of the event */
     bool begun;    /* a line was seen: no byte order mark can come any more */
     bool skip_lf;  /* the last line ended in CR */
-    bool has_data; /* a data field was seen, maybe an empty one */
-    bool joined;   /* and another one behind it: data has several lines */
     bool ready;    /* data and name hold an event; the next feed clears them */
+    size_t lines;  /* of data, maybe empty ones */
 } azoi_sse;
 
 /* ---- time ---- */
@@ -4100,39 +4099,34 @@ static azo_result azoi_sse_failed(const azoi_sse *s, azo_error *e) {
 static void azoi_sse_reset(azoi_sse *s) {
     azoi_buf_clear(&s->data);
     azoi_buf_clear(&s->name);
-    s->has_data = false;
-    s->joined = false;
+    s->lines = 0;
     s->ready = false;
 }
 
 /* A whole line without its end. An empty one ends the event: that is one only if it has data, so a comment with a
  * blank line behind it is none. */
 static void azoi_sse_line(azoi_sse *s, azo_str line) {
-    azo_str field;
-    azo_str value;
     if (!s->begun && azoi_starts(line, "\xef\xbb\xbf")) { /* a byte order mark */
         line = azoi_skip(line, 3);
     }
     s->begun = true;
     if (line.len == 0) {
-        if (!s->has_data) {
+        if (s->lines == 0) {
             azoi_sse_reset(s);
         }
-        s->ready = s->has_data;
+        s->ready = s->lines > 0;
         return;
     }
-    field = azoi_view(line.ptr, azoi_find(line, ':'));
-    value = azoi_skip(line, field.len + 1);
-    if (azoi_starts(value, " ")) {
+    azo_str field = azoi_view(line.ptr, azoi_find(line, ':'));
+    azo_str value = azoi_skip(line, field.len + 1);
+    if (azoi_is(value, ' ')) {
         value = azoi_skip(value, 1);
     }
     if (azoi_equal(field, "data")) {
-        if (s->has_data) {
+        if (s->lines++ > 0) {
             azoi_buf_char(&s->data, '\n');
-            s->joined = true;
         }
         azoi_buf_str(&s->data, value);
-        s->has_data = true;
     } else if (azoi_equal(field, "event")) {
         azoi_buf_set(&s->name, value);
     }
@@ -4166,7 +4160,6 @@ static void azoi_sse_take(azoi_sse *s, azo_str *in) {
 }
 
 static azo_result azoi_sse_feed(azoi_sse *s, azo_str *in, azo_error *e) {
-    azo_result result;
     if (s->ready) {
         azoi_sse_reset(s);
     }
@@ -4178,22 +4171,15 @@ static azo_result azoi_sse_feed(azoi_sse *s, azo_str *in, azo_error *e) {
             azoi_sse_take(s, in);
         }
     }
-    result = azoi_sse_failed(s, e);
+    azo_result result = azoi_sse_failed(s, e);
     return result == AZO_OK && !s->ready ? AZO_PENDING : result;
 }
 
 /* Some proxies drop the last line end, or the last blank line. The standard would drop the event; it is kept, and
  * the caller judges whether it is whole. Memory failures show as "none". */
 static bool azoi_sse_end(azoi_sse *s) {
-    if (s->ready) {
-        azoi_sse_reset(s);
-    }
-    if (s->line.len > 0) {
-        azoi_sse_line(s, azoi_buf_view(&s->line));
-        azoi_buf_clear(&s->line);
-    }
-    s->ready = s->has_data && azoi_sse_failed(s, NULL) == AZO_OK;
-    return s->ready;
+    azo_str end = azo_s("\n\n");
+    return azoi_sse_feed(s, &end, NULL) == AZO_OK;
 }
 
 /* >>time */
@@ -10532,7 +10518,7 @@ static azo_result azoi_chat_event(azo_request *job) {
     while (data->len > 0 && !chat->ended) {
         azo_str piece = azoi_buf_view(data);
         azo_result r = AZO_OK;
-        if (chat->sse.joined && !azoi_json_check(piece, &offset)) {
+        if (chat->sse.lines > 1 && !azoi_json_check(piece, &offset)) {
             piece.len = azoi_find(piece, '\n');
         }
         char behind = data->data[piece.len];
