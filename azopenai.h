@@ -3629,8 +3629,7 @@ AZO_API azo_result azo_json_quote(azo_str text, char *buf, size_t cap, size_t *l
 /* ---- host names ---- */
 
 static bool azoi_is_ipv4(azo_str host) {
-    int parts;
-    for (parts = 1; parts <= 4; parts++) {
+    for (int parts = 1; parts <= 4; parts++) {
         size_t len = parts < 4 ? azoi_find(host, '.') : host.len;
         uint64_t value;
         if (len > 3 || (parts < 4 && len == host.len) || !azoi_parse_u64(azoi_view(host.ptr, len), &value)) {
@@ -3647,8 +3646,7 @@ static bool azoi_is_ipv4(azo_str host) {
 /* Whatever only an IPv6 address can look like; the resolver has the last word. No zone. */
 static bool azoi_is_ipv6(azo_str host) {
     size_t colons = 0;
-    size_t i;
-    for (i = 0; i < host.len; i++) {
+    for (size_t i = 0; i < host.len; i++) {
         if (azoi_hex(host.ptr[i]) < 0 && host.ptr[i] != ':' && host.ptr[i] != '.') {
             return false;
         }
@@ -3668,8 +3666,7 @@ static bool azoi_is_loopback(azo_str host) {
 
 /* Letters, digits, hyphen, underscore and dot, no empty label but the root's at the end. Longer names do not exist. */
 static bool azoi_is_host(azo_str host) {
-    size_t i;
-    for (i = 0; i < host.len; i++) {
+    for (size_t i = 0; i < host.len; i++) {
         char c = host.ptr[i];
         if (c == '.' && (i == 0 || host.ptr[i - 1] == '.')) {
             return false;
@@ -3733,10 +3730,8 @@ static azo_result azoi_url_authority(azo_str text, azoi_url *out, azo_error *e) 
 }
 
 static azo_result azoi_url_split(azo_str text, azoi_url *out, azo_error *e) {
-    azo_str authority;
-    size_t i;
     memset(out, 0, sizeof *out);
-    for (i = 0; i < text.len; i++) {
+    for (size_t i = 0; i < text.len; i++) {
         if (text.ptr[i] <= ' ' || text.ptr[i] > '~' || text.ptr[i] == '#') {
             return azoi_url_fail(e, "a blank, a control character, a fragment (#) or a byte that is not ASCII");
         }
@@ -3746,7 +3741,7 @@ static azo_result azoi_url_split(azo_str text, azoi_url *out, azo_error *e) {
         return azoi_url_fail(e, "neither https:// nor http:// in front");
     }
     text = azoi_skip(text, out->secure ? 8 : 7);
-    authority = azoi_view(text.ptr, azoi_find(text, '/'));
+    azo_str authority = azoi_view(text.ptr, azoi_find(text, '/'));
     authority.len = azoi_find(authority, '?');
     text = azoi_skip(text, authority.len);
     out->path = azoi_view(text.ptr, azoi_find(text, '?'));
@@ -3812,15 +3807,10 @@ static bool azoi_line_next(azo_str *rest, azo_str *line) {
 }
 
 static bool azoi_line_end_take(azo_str *rest) {
-    azo_str end = *rest;
-    if (end.len > 1 && end.ptr[0] == '\r') {
-        end = azoi_skip(end, 1);
-    }
-    if (end.len == 0 || end.ptr[0] != '\n') {
-        return false;
-    }
-    *rest = azoi_skip(end, 1);
-    return true;
+    size_t size = azoi_is(*rest, '\r') ? 2 : 1;
+    bool is_end = size <= rest->len && rest->ptr[size - 1] == '\n';
+    *rest = azoi_skip(*rest, is_end ? size : 0);
+    return is_end;
 }
 
 /* A header line of the peer's; the value with the blanks round it. False: it is none. */
@@ -3835,14 +3825,11 @@ static bool azoi_header_take(azo_str *rest, azo_str *name, azo_str *value) {
 
 /* Of lines that were checked: a head that was parsed, or our own. */
 static bool azoi_header_next(azo_str *rest, azo_str *name, azo_str *value) {
-    azo_str line;
-    if (!azoi_line_next(rest, &line)) {
-        return false;
-    }
-    size_t colon = azoi_find(line, ':');
-    *name = azoi_view(line.ptr, colon);
-    *value = azoi_trim(azoi_skip(line, colon + 1));
-    return true;
+    azo_str line = azoi_view(NULL, 0);
+    bool found = azoi_line_next(rest, &line);
+    *name = azoi_view(line.ptr, azoi_find(line, ':'));
+    *value = azoi_trim(azoi_skip(line, name->len + 1));
+    return found;
 }
 
 static azo_str azoi_header_named(azo_str headers, azo_str name) {
@@ -3924,22 +3911,18 @@ static azo_result azoi_header_fact(azo_str name, azo_str value, bool one_zero, a
 static azo_result azoi_head_parse(azo_str text, bool to_head_method, azoi_head *out, azo_error *e) {
     azo_str line = azoi_view(NULL, 0);
     bool one_zero = azoi_starts(text, "HTTP/1.0");
-    azo_result result;
     memset(out, 0, sizeof *out);
     out->framing = AZOI_FRAMING_CLOSE;
     (void)azoi_line_next(&text, &line);
-    result = azoi_status_line(line, out, e);
+    azo_result result = azoi_status_line(line, out, e);
     out->headers = azoi_view(text.ptr, 0);
-    while (result == AZO_OK) {
+    while (result == AZO_OK && !azoi_line_end_take(&text)) {
         azo_str name;
         azo_str value;
-        out->headers.len = (size_t)(text.ptr - out->headers.ptr);
-        if (azoi_line_end_take(&text)) {
-            break;
-        }
         if (!azoi_header_take(&text, &name, &value)) {
             return azoi_http_fail(e, "a header line is malformed, or the blank line behind them is missing");
         }
+        out->headers.len = (size_t)(text.ptr - out->headers.ptr);
         result = azoi_header_fact(name, azoi_trim(value), one_zero, out, e);
     }
     if (to_head_method || out->status < 200 || out->status == 204 || out->status == 304 ||
@@ -3954,7 +3937,7 @@ static azo_result azoi_head_parse(azo_str text, bool to_head_method, azoi_head *
 /* ---- bodies ---- */
 
 typedef enum azoi_chunk_state {
-    AZOI_CHUNK_SIZE,
+    AZOI_CHUNK_SIZE, /* at first */
     AZOI_CHUNK_PAD, /* blanks behind the size: some servers write them */
     AZOI_CHUNK_EXT, /* behind a semicolon */
     AZOI_CHUNK_DATA,
@@ -3968,8 +3951,7 @@ enum { AZOI_MAX_OVERHEAD = 16384 }; /* extensions and trailers, less the data th
 static void azoi_body_init(azoi_body *b, const azoi_head *head) {
     memset(b, 0, sizeof *b);
     b->framing = head->framing;
-    b->state = AZOI_CHUNK_SIZE;
-    b->left = head->length;
+    b->left = head->framing == AZOI_FRAMING_CLOSE ? UINT64_MAX : head->length;
 }
 
 /* One byte inside a line (RFC 9112 7.1); false if it may not stand there. */
@@ -4046,24 +4028,16 @@ static azo_result azoi_chunked_feed(azoi_body *b, azo_str *in, azo_str *out, azo
 }
 
 static azo_result azoi_body_feed(azoi_body *b, azo_str *in, azo_str *out, azo_error *e) {
-    *out = azoi_view(in->ptr, 0);
-    switch (b->framing) {
-    case AZOI_FRAMING_NONE:
-        return AZO_OK;
-    case AZOI_FRAMING_LENGTH:
-        *out = azoi_body_take(b, in);
-        return b->left > 0 ? AZO_PENDING : AZO_OK;
-    case AZOI_FRAMING_CHUNKED:
+    if (b->framing == AZOI_FRAMING_CHUNKED) {
+        *out = azoi_view(in->ptr, 0);
         return azoi_chunked_feed(b, in, out, e);
-    default: /* AZOI_FRAMING_CLOSE */
-        *out = *in;
-        *in = azoi_skip(*in, in->len);
-        return AZO_PENDING;
     }
+    *out = azoi_body_take(b, in);
+    return b->left > 0 ? AZO_PENDING : AZO_OK;
 }
 
 static azo_result azoi_body_eof(const azoi_body *b, azo_error *e) {
-    if (b->framing == AZOI_FRAMING_NONE || b->framing == AZOI_FRAMING_CLOSE ||
+    if (b->framing == AZOI_FRAMING_CLOSE ||
         (b->framing == AZOI_FRAMING_CHUNKED ? b->state == AZOI_CHUNK_DONE : b->left == 0)) {
         return AZO_OK;
     }
