@@ -4242,10 +4242,8 @@ static int64_t azoi_http_date(azo_str text) {
     unsigned n[5];
     azo_str month;
     azo_str date = azoi_trim(text);
-    if (date.len >= 40) {
-        return -1;
-    }
-    return azoi_date_read(date, "w, 2 M 4 2:2:2", n, &month)   ? azoi_date_seconds(n[1], month, n[0], n + 2)
+    return date.len >= 40                                      ? -1
+           : azoi_date_read(date, "w, 2 M 4 2:2:2", n, &month) ? azoi_date_seconds(n[1], month, n[0], n + 2)
            : azoi_date_read(date, "w M 2 2:2:2 4", n, &month)  ? azoi_date_seconds(n[4], month, n[0], n + 1)
            : azoi_date_read(date, "w, 2-M-2 2:2:2", n, &month) ? azoi_date_seconds(n[1] + (n[1] < 70 ? 2000 : 1900),
                                                                                    month, n[0], n + 2)
@@ -4257,7 +4255,6 @@ static int64_t azoi_http_date(azo_str text) {
 /* "12", "1.5": positive decimal numbers times `scale`, rounded up to ms; -1 for anything else. Saturates. */
 static int32_t azoi_wait_number(azo_str text, int scale) {
     double ms;
-    int32_t whole;
     if (!azoi_parse_double(text, &ms) || !(ms > 0)) {
         return -1;
     }
@@ -4265,7 +4262,7 @@ static int32_t azoi_wait_number(azo_str text, int scale) {
     if (ms >= INT32_MAX) {
         return INT32_MAX;
     }
-    whole = (int32_t)ms;
+    int32_t whole = (int32_t)ms;
     return whole < ms ? whole + 1 : whole;
 }
 
@@ -4285,8 +4282,7 @@ static int32_t azoi_retry_after(azo_str headers, int status, int64_t unix_now) {
     } sources[] = {{"retry-after-ms", 1}, {"x-ms-retry-after-ms", 1}, {"retry-after", 1000},
                    /* only with a 429: */ {"x-ratelimit-reset-tokens", 1000}, {"x-rate-limit-reset-tokens", 1000}};
     int32_t wait = -1;
-    size_t i;
-    for (i = 0; i < (status == 429 ? 5 : 3) && wait < 0; i++) {
+    for (size_t i = 0; i < (status == 429 ? 5 : 3) && wait < 0; i++) {
         azo_str text = azoi_header(headers, sources[i].name);
         wait = azoi_wait_number(text, sources[i].scale);
         if (wait < 0) {
