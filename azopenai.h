@@ -2390,21 +2390,21 @@ static bool azoi_contains_ci(azo_str s, const char *part) {
     return azoi_starts_ci(s, part);
 }
 
-/* What follows the plain bytes; four at a time, since the end need not be looked for in between. */
-static inline const char *azoi_plain_end(const char *at, const char *end) {
+/* What follows the bytes of a kind; four at a time, since the end need not be looked for in between. */
+static inline const char *azoi_kind_end(const char *at, const char *end, unsigned kind) {
     const unsigned char *b = azoi_bytes;
     while (end - at >= 4 && (b[(unsigned char)at[0]] & b[(unsigned char)at[1]] & b[(unsigned char)at[2]] &
-                             b[(unsigned char)at[3]] & AZOI_BYTE_PLAIN) != 0) {
+                             b[(unsigned char)at[3]] & kind) != 0) {
         at += 4;
     }
-    while (at < end && azoi_byte_is(*at, AZOI_BYTE_PLAIN)) {
+    while (at < end && azoi_byte_is(*at, kind)) {
         at++;
     }
     return at;
 }
 
 static size_t azoi_plain_run(azo_str s) {
-    return s.len > 0 ? (size_t)(azoi_plain_end(s.ptr, s.ptr + s.len) - s.ptr) : 0;
+    return s.len > 0 ? (size_t)(azoi_kind_end(s.ptr, s.ptr + s.len, AZOI_BYTE_PLAIN) - s.ptr) : 0;
 }
 
 /* How many bytes at the front may stand in the value of a header: no control characters but tabs (RFC 9110 5.5). */
@@ -2891,7 +2891,7 @@ static size_t azoi_json_unit_size(azo_str s) {
 
 /* Byte by byte: most strings are too short for steps of eight. */
 static const char *azoi_json_scan_plain(const azoi_json_scan *s, const char *at) {
-    return azoi_plain_end(at, s->end);
+    return azoi_kind_end(at, s->end, AZOI_BYTE_PLAIN);
 }
 
 /* The rest of a string, from where something else comes. */
@@ -3771,17 +3771,8 @@ static bool azoi_location_host(azo_str location, azo_str *host) {
 
 /* ---- header lines ---- */
 
-/* How many bytes at the front may stand in a token. */
-static size_t azoi_token_run(azo_str s) {
-    size_t i = 0;
-    while (i < s.len && azoi_byte_is(s.ptr[i], AZOI_BYTE_TOKEN)) {
-        i++;
-    }
-    return i;
-}
-
 static bool azoi_is_token(azo_str s) {
-    return s.len > 0 && azoi_token_run(s) == s.len;
+    return s.len > 0 && azoi_kind_end(s.ptr, s.ptr + s.len, AZOI_BYTE_TOKEN) == s.ptr + s.len;
 }
 
 static bool azoi_header_ok(azo_str name, azo_str value) {
@@ -3806,30 +3797,17 @@ static bool azoi_line_next(azo_str *rest, azo_str *line) {
     return true;
 }
 
-static bool azoi_line_end_take(azo_str *rest) {
-    size_t size = azoi_is(*rest, '\r') ? 2 : 1;
-    bool is_end = size <= rest->len && rest->ptr[size - 1] == '\n';
-    *rest = azoi_skip(*rest, is_end ? size : 0);
-    return is_end;
-}
-
-/* A header line of the peer's; the value with the blanks round it. False: it is none. */
-static bool azoi_header_take(azo_str *rest, azo_str *name, azo_str *value) {
-    *name = azoi_view(rest->ptr, azoi_token_run(*rest));
-    bool named = name->len > 0 && name->len < rest->len && rest->ptr[name->len] == ':';
-    *rest = azoi_skip(*rest, name->len + 1);
-    *value = azoi_view(rest->ptr, azoi_value_run(*rest));
-    *rest = azoi_skip(*rest, value->len);
-    return named && azoi_line_end_take(rest);
+/* False: there is no colon. */
+static bool azoi_header_split(azo_str line, azo_str *name, azo_str *value) {
+    *name = azoi_view(line.ptr, azoi_find(line, ':'));
+    *value = azoi_trim(azoi_skip(line, name->len + 1));
+    return name->len < line.len;
 }
 
 /* Of lines that were checked: a head that was parsed, or our own. */
 static bool azoi_header_next(azo_str *rest, azo_str *name, azo_str *value) {
-    azo_str line = azoi_view(NULL, 0);
-    bool found = azoi_line_next(rest, &line);
-    *name = azoi_view(line.ptr, azoi_find(line, ':'));
-    *value = azoi_trim(azoi_skip(line, name->len + 1));
-    return found;
+    azo_str line;
+    return azoi_line_next(rest, &line) && azoi_header_split(line, name, value);
 }
 
 static azo_str azoi_header_named(azo_str headers, azo_str name) {
@@ -3916,14 +3894,18 @@ static azo_result azoi_head_parse(azo_str text, bool to_head_method, azoi_head *
     (void)azoi_line_next(&text, &line);
     azo_result result = azoi_status_line(line, out, e);
     out->headers = azoi_view(text.ptr, 0);
-    while (result == AZO_OK && !azoi_line_end_take(&text)) {
+    while (result == AZO_OK && azoi_line_next(&text, &line) && line.len > 0) {
         azo_str name;
         azo_str value;
-        if (!azoi_header_take(&text, &name, &value)) {
-            return azoi_http_fail(e, "a header line is malformed, or the blank line behind them is missing");
+        if (!azoi_header_split(line, &name, &value) || !azoi_is_token(name) ||
+            azoi_has_control(azoi_skip(line, name.len))) {
+            return azoi_http_fail(e, "a header line is malformed");
         }
         out->headers.len = (size_t)(text.ptr - out->headers.ptr);
-        result = azoi_header_fact(name, azoi_trim(value), one_zero, out, e);
+        result = azoi_header_fact(name, value, one_zero, out, e);
+    }
+    if (result == AZO_OK && line.len > 0) {
+        return azoi_http_fail(e, "the blank line behind the headers is missing");
     }
     if (to_head_method || out->status < 200 || out->status == 204 || out->status == 304 ||
         (out->framing == AZOI_FRAMING_LENGTH && out->length == 0)) {
