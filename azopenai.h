@@ -3936,24 +3936,6 @@ static void azoi_body_init(azoi_body *b, const azoi_head *head) {
     b->left = head->framing == AZOI_FRAMING_CLOSE ? UINT64_MAX : head->length;
 }
 
-/* One byte inside a line (RFC 9112 7.1); false if it may not stand there. */
-static bool azoi_chunk_char(azoi_body *b, char c) {
-    int digit = b->state == AZOI_CHUNK_SIZE ? azoi_hex(c) : -1;
-    if (b->state == AZOI_CHUNK_EXT || b->state == AZOI_CHUNK_TRAILER) {
-        return c != '\0';
-    }
-    if (digit >= 0) {
-        bool fits = b->left <= (uint64_t)INT64_MAX >> 4;
-        b->left = b->left << 4 | (uint64_t)digit;
-        return fits;
-    }
-    if (b->column == 1) { /* a size begins with a digit, and behind data stands nothing but the line end */
-        return false;
-    }
-    b->state = c == ' ' || c == '\t' ? AZOI_CHUNK_PAD : AZOI_CHUNK_EXT;
-    return b->state == AZOI_CHUNK_PAD || c == ';';
-}
-
 /* At the end of a line. */
 static bool azoi_chunk_line(azoi_body *b) {
     bool empty = b->column == 0;
@@ -3970,7 +3952,7 @@ static bool azoi_chunk_line(azoi_body *b) {
     return !empty;
 }
 
-/* One byte that is not data. CR and LF stand only together. */
+/* One byte that is not data (RFC 9112 7.1); false if it may not stand there. CR and LF stand only together. */
 static bool azoi_chunk_byte(azoi_body *b, char c) {
     bool after_cr = b->after_cr;
     b->after_cr = c == '\r';
@@ -3978,8 +3960,21 @@ static bool azoi_chunk_byte(azoi_body *b, char c) {
     if (after_cr || c == '\n') {
         return after_cr && c == '\n' && azoi_chunk_line(b);
     }
-    b->column += b->after_cr ? 0 : 1;
-    return b->after_cr || azoi_chunk_char(b, c);
+    if (c == '\r') {
+        return true;
+    }
+    bool first = b->column++ == 0;
+    if (b->state == AZOI_CHUNK_EXT || b->state == AZOI_CHUNK_TRAILER) {
+        return c != '\0';
+    }
+    int digit = azoi_hex(c);
+    if (b->state == AZOI_CHUNK_SIZE && digit >= 0) {
+        bool fits = b->left <= (uint64_t)INT64_MAX >> 4;
+        b->left = b->left << 4 | (uint64_t)digit;
+        return fits;
+    }
+    b->state = c == ' ' || c == '\t' ? AZOI_CHUNK_PAD : AZOI_CHUNK_EXT;
+    return !first && (b->state == AZOI_CHUNK_PAD || c == ';'); /* a size has a digit; behind data stands nothing */
 }
 
 /* Data up to the end of the body or chunk. */
