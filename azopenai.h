@@ -1389,8 +1389,7 @@ typedef struct azoi_told {
 /* Something with descriptors: a connection, or a token provider that waits. */
 typedef struct azoi_source {
     uint32_t id;
-    azoi_node *node; /* queued when something happened */
-    void (*happened)(struct azoi_source *source, unsigned events);
+    void (*happened)(struct azoi_source *source); /* what, shows: an error may be told as either event */
     /* The present wishes; returns how many. May lower *timeout_ms. */
     size_t (*describe)(struct azoi_source *source, azo_watch *out, size_t cap, int32_t *timeout_ms);
     azoi_told told[AZOI_MAX_FDS];
@@ -4506,17 +4505,17 @@ static bool azoi_source_sync(azoi_pump *p, azoi_source *s) {
 }
 
 /* Something happened to a source, or, with id 0, to all of them for all we know. */
-static void azoi_pump_happened(azoi_pump *p, uint32_t id, unsigned events) {
+static void azoi_pump_happened(azoi_pump *p, uint32_t id) {
     if (id != 0) {
         azoi_source *s = azoi_source_find(p, id);
         if (s != NULL) {
-            s->happened(s, events);
+            s->happened(s);
         }
         return;
     }
     for (size_t i = 1; i <= p->place_count; i++) {
         if (p->places[i].source != NULL) {
-            p->places[i].source->happened(p->places[i].source, events);
+            p->places[i].source->happened(p->places[i].source);
         }
     }
 }
@@ -6007,9 +6006,8 @@ static bool azoi_wants_proxy(const azo_client *c, const azoi_origin *origin) {
 
 /* ---- wishes ---- */
 
-static void azoi_conn_happened(azoi_source *source, unsigned events) {
+static void azoi_conn_happened(azoi_source *source) {
     azoi_conn *conn = AZOI_OF(source, azoi_conn, source);
-    (void)events; /* a hint: an error may show as either */
     conn->stream.in_blocked = false;
     conn->stream.out_blocked = false;
     azoi_pump_queue(&conn->client->pump, conn->state == AZOI_CONN_BUSY ? conn->user : &conn->node);
@@ -6450,7 +6448,6 @@ static azoi_conn *azoi_conn_alloc(azo_client *c, const azoi_origin *origin) {
     conn->origin = *origin;
     conn->origin.host = azoi_view(host, origin->host.len);
     conn->node.advance = azoi_conn_turn;
-    conn->source.node = &conn->node;
     conn->source.happened = azoi_conn_happened;
     conn->source.describe = azoi_conn_describe;
     azoi_buf_init(&conn->out, &c->allocator, SIZE_MAX / 2, true);
@@ -8236,9 +8233,8 @@ static azo_result azoi_slot_walk(azoi_slot *slot) {
 
 /* ---- the token provider ---- */
 
-static void azoi_provider_happened(azoi_source *source, unsigned events) {
+static void azoi_provider_happened(azoi_source *source) {
     azoi_slot *slot = AZOI_OF(source, azoi_slot, source);
-    (void)events;
     if (slot->provider_fd != -1) {
         azoi_pump_queue(&slot->client->pump, &slot->node);
     }
@@ -8397,7 +8393,6 @@ static azoi_slot *azoi_slot_new(azo_client *c, azo_str scope) {
     slot->client = c;
     azoi_list_init(&slot->waiting);
     slot->node.advance = azoi_slot_advance;
-    slot->source.node = &slot->node;
     slot->source.happened = azoi_provider_happened;
     slot->source.describe = azoi_provider_describe;
     slot->provider_fd = -1;
@@ -11715,11 +11710,11 @@ AZO_API azo_result azo_step(azo_client *client, const azo_watch *ready, size_t c
     }
     client->in_step = true;
     if (ready == NULL) {
-        azoi_pump_happened(&client->pump, 0, 0);
+        azoi_pump_happened(&client->pump, 0);
     }
     for (size_t i = 0; ready != NULL && i < count; i++) {
         if (ready[i].id != 0) {
-            azoi_pump_happened(&client->pump, ready[i].id, ready[i].events);
+            azoi_pump_happened(&client->pump, ready[i].id);
         }
     }
     azoi_pump_run(&client->pump);
