@@ -4621,10 +4621,9 @@ static void azoi_log(azoi_net *n, int level, const char *format, ...) {
 /* ---- what is known of hosts ---- */
 
 static void azoi_known_drop_session(azoi_known *known) {
-    if (known->has_session) {
-        mbedtls_ssl_session_free(&known->session); /* wipes it */
-        known->has_session = false;
-    }
+    mbedtls_ssl_session_free(&known->session); /* wipes it */
+    mbedtls_ssl_session_init(&known->session);
+    known->has_session = false;
 }
 
 /* The record of a host. A new one takes the place of the oldest. */
@@ -5572,13 +5571,9 @@ static int azoi_tls_verify(void *user_data, mbedtls_x509_crt *crt, int depth, ui
 static void azoi_session_keep(azoi_stream *s, bool once) {
     azoi_known *known = azoi_net_known(s->net, s->host, s->port);
     azoi_known_drop_session(known);
-    mbedtls_ssl_session_init(&known->session);
-    known->has_session = true;
+    known->has_session = mbedtls_ssl_get_session(s->tls, &known->session) == 0;
     known->once = once;
     known->verified_at = s->verified_at;
-    if (mbedtls_ssl_get_session(s->tls, &known->session) != 0) {
-        azoi_known_drop_session(known);
-    }
 }
 
 static void azoi_session_offer(azoi_stream *s) {
@@ -5631,7 +5626,7 @@ static azo_result azoi_net_import(azoi_net *n, const azoi_record *r, int64_t now
     if (known->has_session) {
         return AZO_PENDING; /* this run's own is newer */
     }
-    mbedtls_ssl_session_init(&known->session);
+    azoi_known_drop_session(known);
     int ret = mbedtls_ssl_session_load(&known->session, (const unsigned char *)r->secret.ptr, r->secret.len);
     known->has_session = ret == 0;
     known->once = r->detail != 0;
