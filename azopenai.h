@@ -5222,17 +5222,12 @@ static void azoi_time_text(const mbedtls_x509_time *t, char out[AZOI_TIME_TEXT])
 }
 
 static void azoi_time_unix(int64_t seconds, char out[AZOI_TIME_TEXT]) {
-    mbedtls_x509_time t;
     mbedtls_time_t whole = (mbedtls_time_t)seconds;
     struct tm parts;
     memset(&parts, 0, sizeof parts);
     (void)mbedtls_platform_gmtime_r(&whole, &parts);
-    t.year = parts.tm_year + 1900;
-    t.mon = parts.tm_mon + 1;
-    t.day = parts.tm_mday;
-    t.hour = parts.tm_hour;
-    t.min = parts.tm_min;
-    t.sec = parts.tm_sec;
+    const mbedtls_x509_time t = {parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min,
+                                 parts.tm_sec};
     azoi_time_text(&t, out);
 }
 
@@ -5867,11 +5862,10 @@ static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
         if (ret > 0) {
             return ret;
         }
-        bool empty = ret == 0 && !s->at_end; /* a second record without data in a row is 0 for mbedTLS, too */
-        if ((ret == 0 && !empty) || ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) {
+        if ((ret == 0 && s->at_end) || ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) {
             return azoi_stream_end(s, s->tls != NULL && ret != MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY);
         }
-        if (!empty && !azoi_tls_again(s, ret)) {
+        if (ret != 0 && !azoi_tls_again(s, ret)) { /* a second record without data in a row is 0 for mbedTLS, too */
             (void)azoi_stream_end(s, true);
             return azoi_tls_failed(s, ret, "receiving");
         }
