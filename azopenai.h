@@ -4312,10 +4312,6 @@ static void azoi_pump_queue(azoi_pump *p, azoi_node *node) {
     azoi_list_add(&p->queue, &node->link);
 }
 
-static bool azoi_pump_busy(const azoi_pump *p) {
-    return !azoi_list_empty(&p->queue);
-}
-
 /* ---- timers: a binary heap; heap[i / 2] is due no later than heap[i] ---- */
 
 static void azoi_heap_put(azoi_pump *p, size_t place, azoi_timer *t) {
@@ -4323,32 +4319,21 @@ static void azoi_heap_put(azoi_pump *p, size_t place, azoi_timer *t) {
     t->place = place;
 }
 
-static void azoi_heap_up(azoi_pump *p, size_t place, azoi_timer *t) {
-    while (place > 1 && p->heap[place / 2]->due > t->due) {
+/* From a free place, or from its own when it is due at another time, to where it belongs. */
+static void azoi_heap_move(azoi_pump *p, size_t place, azoi_timer *t) {
+    for (; place > 1 && p->heap[place / 2]->due > t->due; place /= 2) {
         azoi_heap_put(p, place, p->heap[place / 2]);
-        place /= 2;
     }
-    azoi_heap_put(p, place, t);
-}
-
-static void azoi_heap_down(azoi_pump *p, size_t place, azoi_timer *t) {
-    for (;;) {
-        size_t child = place * 2;
+    for (size_t child; (child = place * 2) <= p->heap_len; place = child) {
         if (child < p->heap_len && p->heap[child + 1]->due < p->heap[child]->due) {
             child++;
         }
-        if (child > p->heap_len || p->heap[child]->due >= t->due) {
+        if (p->heap[child]->due >= t->due) {
             break;
         }
         azoi_heap_put(p, place, p->heap[child]);
-        place = child;
     }
     azoi_heap_put(p, place, t);
-}
-
-static void azoi_heap_move(azoi_pump *p, size_t place, azoi_timer *t) {
-    azoi_heap_up(p, place, t);
-    azoi_heap_down(p, t->place, t);
 }
 
 static void azoi_timer_set(azoi_pump *p, azoi_timer *t, int64_t due) {
@@ -4383,14 +4368,6 @@ static void azoi_timer_detach(azoi_pump *p, azoi_timer *t) {
             azoi_heap_move(p, t->place, last);
         }
         t->node = NULL;
-    }
-}
-
-static void azoi_pump_queue_due(azoi_pump *p) {
-    while (p->heap_len > 0 && azoi_left(p->now, p->heap[1]->due) == 0) {
-        azoi_timer *t = p->heap[1];
-        azoi_timer_unset(p, t);
-        azoi_pump_queue(p, t->node);
     }
 }
 
@@ -4526,7 +4503,7 @@ enum { AZOI_STEP_MS = 10 }; /* a token that arrives for 1,000 waiters must not k
 
 /* When to be called again: 0 soon, AZOI_NEVER. */
 static int64_t azoi_pump_due(const azoi_pump *p) {
-    return azoi_pump_busy(p) ? 0 : p->heap_len > 0 ? p->heap[1]->due : AZOI_NEVER;
+    return !azoi_list_empty(&p->queue) ? 0 : p->heap_len > 0 ? p->heap[1]->due : AZOI_NEVER;
 }
 
 static int32_t azoi_pump_timeout(azoi_pump *p) {
@@ -4546,10 +4523,14 @@ static void azoi_pump_tell(azoi_pump *p, bool again) {
     }
 }
 
-/* One pass over what is queued now; what gets queued meanwhile is left for the next one. */
+/* One pass over what is queued or due now; what gets queued meanwhile is left for the next one. */
 static void azoi_pump_run(azoi_pump *p) {
     azoi_pump_tick(p);
-    azoi_pump_queue_due(p);
+    while (p->heap_len > 0 && azoi_left(p->now, p->heap[1]->due) == 0) {
+        azoi_timer *t = p->heap[1];
+        azoi_timer_unset(p, t);
+        azoi_pump_queue(p, t->node);
+    }
     int64_t enough = p->now + AZOI_STEP_MS;
     azoi_link pass;
     azoi_list_init(&pass);
