@@ -4090,20 +4090,15 @@ static void azoi_sse_take(azoi_sse *s, azo_str *in) {
         azoi_buf_reserve(&s->line, piece.len); /* sets the failure: also of a line that would not be copied */
         return;
     }
-    s->skip_lf = false;
-    if (piece.len == in->len) {
-        azoi_buf_str(&s->line, piece);
-        *in = azoi_skip(*in, piece.len);
-        return;
-    }
-    s->skip_lf = in->ptr[piece.len] == '\r';
+    bool whole = piece.len < in->len;
+    s->skip_lf = whole && in->ptr[piece.len] == '\r';
     *in = azoi_skip(*in, piece.len + 1);
-    if (s->line.len == 0) {
+    if (whole && s->line.len == 0) {
         azoi_sse_line(s, piece);
         return;
     }
     azoi_buf_str(&s->line, piece);
-    if (s->line.failed == AZO_OK) {
+    if (whole && s->line.failed == AZO_OK) {
         azoi_sse_line(s, azoi_buf_view(&s->line));
         azoi_buf_clear(&s->line);
     }
