@@ -1484,9 +1484,9 @@ typedef struct azoi_net {
     azoi_buf ca_file; /* the desc's or SSL_CERT_FILE's; empty: the usual places */
     azoi_buf ca_pem;  /* anchors from memory; empty: files */
     bool tls_ready;
+    bool starved; /* there was no memory to gather entropy with */
 #if MBEDTLS_VERSION_NUMBER < 0x04000000
     mbedtls_ctr_drbg_context random;
-    bool starved; /* there was no memory to gather entropy with */
 #endif
     mbedtls_ssl_config config;
     const char *alpn[2]; /* mbedTLS keeps the pointer */
@@ -5045,9 +5045,7 @@ static int azoi_tls_configure(azoi_net *n) {
         ret = mbedtls_ctr_drbg_seed(&n->random, azoi_tls_entropy, n, NULL, 0);
         mbedtls_ssl_conf_rng(&n->config, mbedtls_ctr_drbg_random, &n->random);
     }
-    if (ret == 0) {
-        ret = mbedtls_ctr_drbg_random(&n->random, (unsigned char *)&n->jitter, sizeof n->jitter);
-    }
+    ret = ret == 0 ? mbedtls_ctr_drbg_random(&n->random, (unsigned char *)&n->jitter, sizeof n->jitter) : ret;
 #endif
     azoi_tls_limits(n);
     mbedtls_ssl_conf_authmode(&n->config, MBEDTLS_SSL_VERIFY_REQUIRED);
@@ -5055,9 +5053,7 @@ static int azoi_tls_configure(azoi_net *n) {
 #ifdef MBEDTLS_SSL_ALPN
     n->alpn[0] = "http/1.1";
     n->alpn[1] = NULL;
-    if (ret == 0) {
-        ret = mbedtls_ssl_conf_alpn_protocols(&n->config, n->alpn);
-    }
+    ret = ret == 0 ? mbedtls_ssl_conf_alpn_protocols(&n->config, n->alpn) : ret;
 #endif
     return ret;
 }
@@ -5085,19 +5081,13 @@ static bool azoi_tls_is_memory(const azoi_net *n, int ret) {
 #endif
     };
     const int low = -ret & 0x7f;
-#if MBEDTLS_VERSION_NUMBER < 0x04000000
-    if (n->starved) {
-        return true;
-    }
-#endif
-    (void)n;
     for (size_t i = 0; i < sizeof modules / sizeof modules[0]; i++) {
         if (ret == modules[i]) {
             return true;
         }
     }
     /* MBEDTLS_ERR_MPI_ALLOC_FAILED, MBEDTLS_ERR_ASN1_ALLOC_FAILED */
-    return (ret < 0 && (low == 0x10 || low == 0x6a)) || azoi_tls_is_starved();
+    return n->starved || (ret < 0 && (low == 0x10 || low == 0x6a)) || azoi_tls_is_starved();
 }
 
 static azo_result azoi_tls_unusable(const azoi_net *n, int ret, azo_error *e) {
@@ -5116,15 +5106,15 @@ static azo_result azoi_tls_setup(azoi_net *n, azo_error *e) {
         return AZO_OK;
     }
     int ret = azoi_tls_configure(n);
-    if (ret == 0) {
-#ifndef MBEDTLS_HAVE_TIME_DATE
-        azoi_log(n, AZO_LOG_WARN, "* this mbedTLS checks no dates of certificates (no MBEDTLS_HAVE_TIME_DATE)");
-#endif
-        n->tls_ready = true;
-        return AZO_OK;
+    if (ret != 0) {
+        azoi_tls_teardown(n);
+        return azoi_tls_unusable(n, ret, e);
     }
-    azoi_tls_teardown(n);
-    return azoi_tls_unusable(n, ret, e);
+#ifndef MBEDTLS_HAVE_TIME_DATE
+    azoi_log(n, AZO_LOG_WARN, "* this mbedTLS checks no dates of certificates (no MBEDTLS_HAVE_TIME_DATE)");
+#endif
+    n->tls_ready = true;
+    return AZO_OK;
 }
 
 /* ---- explaining failures ---- */
@@ -5728,9 +5718,7 @@ static azo_result azoi_stream_start_tls(azoi_stream *s, const char *host, uint16
     }
     mbedtls_ssl_init(s->tls);
     int ret = mbedtls_ssl_setup(s->tls, &s->net->config);
-    if (ret == 0) {
-        ret = mbedtls_ssl_set_hostname(s->tls, s->name);
-    }
+    ret = ret == 0 ? mbedtls_ssl_set_hostname(s->tls, s->name) : ret;
     if (ret != 0) {
         return azoi_tls_failed(s, ret, "setting it up");
     }
