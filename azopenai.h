@@ -1221,29 +1221,12 @@ typedef struct azoi_record {
 
 /* ---- json ---- */
 
-/* Where a parse puts its tokens: one for the client, since no parse spans two steps. */
-typedef struct azoi_tokens {
-    const azo_allocator *allocator;
-    azoi_jsmn_tok *data;
-    size_t cap;
-} azoi_tokens;
-
 /* A checked and tokenised document. Values are named by token index: 0 is the root, -1 is "not there". */
 typedef struct azoi_json {
     azo_str text;
-    const azoi_jsmn_tok *tokens;
+    azoi_jsmn_tok *tokens;
     int count;
 } azoi_json;
-
-typedef enum azoi_json_kind {
-    AZOI_JSON_NONE, /* no such value */
-    AZOI_JSON_NULL,
-    AZOI_JSON_BOOL,
-    AZOI_JSON_NUMBER,
-    AZOI_JSON_STRING,
-    AZOI_JSON_ARRAY,
-    AZOI_JSON_OBJECT
-} azoi_json_kind;
 
 /* A number without its sign: digits x 10^exponent. */
 typedef struct azoi_number {
@@ -1839,7 +1822,7 @@ struct azo_client {
     azoi_buf decoded;  /* event texts, valid during one callback */
     azoi_json_map map; /* of the answer or event that is walked: too large for the stack */
     azoi_buf input;    /* AZOI_READ_SIZE bytes of room for one read, from the first on */
-    azoi_tokens tokens;
+    azoi_buf tokens;   /* of the JSON that was parsed last: no parse spans two steps */
     azo_watch *watches; /* of azo_poll */
     size_t watch_cap;
 };
@@ -3184,21 +3167,11 @@ static void azoi_print_double(azoi_buf *b, double value) {
 
 /* ---- tokens ---- */
 
-static bool azoi_tokens_reserve(azoi_tokens *t, size_t count) {
-    if (count <= t->cap) {
-        return true;
-    }
-    azoi_free(t->allocator, t->data, t->cap * sizeof *t->data);
-    t->data = (azoi_jsmn_tok *)azoi_alloc(t->allocator, count * sizeof *t->data); /* count is capped */
-    t->cap = t->data == NULL ? 0 : count;
-    return t->data != NULL;
-}
-
 enum { AZOI_MAX_TOKENS = 1024 }; /* what says something in a few words has some sixty */
 
 /* No lone number or word: jsmn takes it for an unfinished one. The views in `out` live as long as `text` and until the
- * next parse into `t`. */
-static azo_result azoi_json_parse(azoi_tokens *t, azo_str text, azoi_json *out, azo_error *e) {
+ * next parse into `tokens`. */
+static azo_result azoi_json_parse(azoi_buf *tokens, azo_str text, azoi_json *out, azo_error *e) {
     azoi_jsmn_parser parser;
     size_t offset = 0;
     int count = 0;
@@ -3216,97 +3189,56 @@ static azo_result azoi_json_parse(azoi_tokens *t, azo_str text, azoi_json *out, 
                                           "before it.",
                          (int)AZO_MAX_JSON_DEPTH, (int)AZOI_MAX_TOKENS, offset, text.len);
     }
-    if (!azoi_tokens_reserve(t, (size_t)count)) {
+    azoi_buf_clear(tokens);
+    if (!azoi_buf_reserve(tokens, (size_t)count * sizeof *out->tokens)) {
         return azoi_memory(e);
     }
     azoi_jsmn_init(&parser);
     out->text = text;
-    out->tokens = t->data;
-    out->count = azoi_jsmn_parse(&parser, text.ptr, text.len, t->data, (unsigned)count);
+    out->tokens = (azoi_jsmn_tok *)(void *)tokens->data;
+    out->count = azoi_jsmn_parse(&parser, text.ptr, text.len, out->tokens, (unsigned)count);
     return AZO_OK;
 }
 
 /* ---- values by token ---- */
 
-static azo_str azoi_json_inner(const azoi_json *j, int token) {
-    const azoi_jsmn_tok *t;
+/* As it is written; a NULL view of a value that is not there. */
+static azo_str azoi_json_raw(const azoi_json *j, int token) {
     if (token < 0 || token >= j->count) {
         return azoi_view(NULL, 0);
     }
-    t = &j->tokens[token];
-    return azoi_view(j->text.ptr + t->start, (size_t)(t->end - t->start));
+    const azoi_jsmn_tok *t = &j->tokens[token];
+    int quote = t->type == AZOI_JSMN_STRING ? 1 : 0;
+    return azoi_view(j->text.ptr + t->start - quote, (size_t)(t->end - t->start + 2 * quote));
 }
 
-static azoi_json_kind azoi_json_kind_of(const azoi_json *j, int token) {
-    if (token < 0 || token >= j->count) {
-        return AZOI_JSON_NONE;
-    }
-    if (j->tokens[token].type == AZOI_JSMN_STRING) {
-        return AZOI_JSON_STRING;
-    }
-    switch (j->text.ptr[j->tokens[token].start]) {
-    case '{':
-        return AZOI_JSON_OBJECT;
-    case '[':
-        return AZOI_JSON_ARRAY;
-    case 'n':
-        return AZOI_JSON_NULL;
-    case 't':
-    case 'f':
-        return AZOI_JSON_BOOL;
-    default:
-        return AZOI_JSON_NUMBER;
-    }
+/* Of a string, as it is written. */
+static azo_str azoi_inside(azo_str string) {
+    return azoi_view(string.ptr + 1, string.len - 2);
 }
 
-static azo_str azoi_json_raw(const azoi_json *j, int token) {
-    azo_str raw = azoi_json_inner(j, token);
-    return azoi_json_kind_of(j, token) == AZOI_JSON_STRING ? azoi_view(raw.ptr - 1, raw.len + 2) : raw;
-}
-
-/* The first item of an array, or the first key of an object. */
-static int azoi_json_first(const azoi_json *j, int token) {
-    azoi_json_kind kind = azoi_json_kind_of(j, token);
-    bool container = kind == AZOI_JSON_OBJECT || kind == AZOI_JSON_ARRAY;
-    return container && j->tokens[token].size > 0 ? token + 1 : -1;
-}
-
-/* Tokens lie in the order of their starts. A value's parent may be its key, which is a string. */
-static int azoi_json_next(const azoi_json *j, int token) {
-    int next = token + 1;
-    int parent = token < 0 || token >= j->count ? -1 : j->tokens[token].parent;
-    if (parent >= 0 && j->tokens[parent].type == AZOI_JSMN_STRING) {
-        parent = j->tokens[parent].parent;
+/* The key of an object, or item of an array, that follows `last`; the first one follows the parent itself. */
+static int azoi_json_child(const azoi_json *j, int parent, int last) {
+    int token = last + 1;
+    while (token < j->count && j->tokens[token].parent != parent) {
+        token++;
     }
-    while (parent >= 0 && next < j->count && j->tokens[next].start < j->tokens[token].end) {
-        next++;
-    }
-    return parent >= 0 && next < j->count && j->tokens[next].parent == parent ? next : -1;
+    return parent >= 0 && token < j->count ? token : -1;
 }
 
 static int azoi_json_get(const azoi_json *j, int object, const char *name) {
-    int key;
-    if (azoi_json_kind_of(j, object) != AZOI_JSON_OBJECT) {
-        return -1;
+    int key = azoi_is(azoi_json_raw(j, object), '{') ? azoi_json_child(j, object, object) : -1;
+    while (key >= 0 && !azoi_equal(azoi_inside(azoi_json_raw(j, key)), name)) {
+        key = azoi_json_child(j, object, key);
     }
-    for (key = azoi_json_first(j, object); key >= 0; key = azoi_json_next(j, key + 1)) {
-        if (azoi_equal(azoi_json_inner(j, key), name)) {
-            return key + 1;
-        }
-    }
-    return -1;
-}
-
-static bool azoi_json_true(const azoi_json *j, int token) {
-    return azoi_json_kind_of(j, token) == AZOI_JSON_BOOL && azoi_equal(azoi_json_inner(j, token), "true");
+    return key < 0 ? -1 : key + 1;
 }
 
 /* A whole number, or a string that holds one, as IMDS sends them. */
 static bool azoi_json_int(const azoi_json *j, int token, int64_t *out) {
-    azoi_json_kind kind = azoi_json_kind_of(j, token);
+    azo_str raw = azoi_json_raw(j, token);
     double value;
-    bool sensible = kind == AZOI_JSON_NUMBER || kind == AZOI_JSON_STRING;
-    if (!sensible || !azoi_parse_double(azoi_json_inner(j, token), &value) ||
+    if (!azoi_parse_double(azoi_is(raw, '"') ? azoi_inside(raw) : raw, &value) ||
         !(value > -9e15 && value < 9e15)) { /* where a double still counts one by one */
         return false;
     }
@@ -3355,10 +3287,11 @@ static void azoi_json_decode(azoi_buf *out, azo_str inner) {
 }
 
 static bool azoi_json_text(const azoi_json *j, int token, azoi_buf *out) {
-    if (azoi_json_kind_of(j, token) != AZOI_JSON_STRING) {
+    azo_str raw = azoi_json_raw(j, token);
+    if (!azoi_is(raw, '"')) {
         return false;
     }
-    azoi_json_decode(out, azoi_json_inner(j, token));
+    azoi_json_decode(out, azoi_inside(raw));
     return true;
 }
 
@@ -7823,12 +7756,13 @@ static void azoi_oauth_error(azo_request *job) {
     int64_t number = 0;
     azoi_clean(e->request_id, sizeof e->request_id, azoi_header(job->head.headers, "x-ms-request-id"));
     if (azoi_json_parse(&c->tokens, azoi_buf_view(&job->body), &json, NULL) == AZO_OK) {
+        int codes = azoi_json_get(&json, 0, "error_codes");
         azoi_json_copy(c, &json, "error", e->service_code, sizeof e->service_code);
         azoi_json_copy(c, &json, "error_description", e->detail, sizeof e->detail);
         size_t used = strlen(e->detail);
         azoi_json_copy(c, &json, "claims", e->detail + used, sizeof e->detail - used);
         azoi_json_copy(c, &json, "trace_id", e->request_id, sizeof e->request_id);
-        (void)azoi_json_int(&json, azoi_json_first(&json, azoi_json_get(&json, 0, "error_codes")), &number);
+        (void)azoi_json_int(&json, azoi_json_child(&json, codes, codes), &number);
         e->aadsts = number > 0 && number <= INT_MAX ? (int)number : 0;
     }
 }
@@ -7960,7 +7894,7 @@ static azo_result azoi_fetch_end(azo_request *job) {
     azoi_json json;
     azoi_buf token;
     azo_result r = azoi_json_parse(&c->tokens, azoi_buf_view(&job->body), &json, NULL);
-    bool is_object = r == AZO_OK && job->head.status == 200 && azoi_json_kind_of(&json, 0) == AZOI_JSON_OBJECT;
+    bool is_object = r == AZO_OK && job->head.status == 200 && azoi_is(azoi_json_raw(&json, 0), '{');
     if (r == AZO_ERR_MEMORY) {
         return azoi_memory(&job->error);
     }
@@ -7973,7 +7907,7 @@ static azo_result azoi_fetch_end(azo_request *job) {
     }
     const char *wrong = job->body.len == AZOI_REFUSAL_BYTES  ? "more than a token needs"
                         : !is_object                         ? "something else than a JSON object"
-                        : type >= 0 && !azoi_equal_ci(azoi_json_inner(&json, type), "Bearer")
+                        : type >= 0 && !azoi_equal_ci(azoi_json_raw(&json, type), "\"Bearer\"")
                                                              ? "a token that is not a bearer token"
                         : token.len == 0                     ? "JSON without an access_token"
                         : !azoi_token_ok(azoi_buf_view(&token)) ? "a token that cannot stand in a header"
@@ -9361,11 +9295,10 @@ static void azoi_hide(const azo_request *job, azoi_buf *text) {
 /* A string, or a number as it is written; nothing for anything else. */
 static void azoi_refusal_text(azoi_refusal *r, const azoi_json *json, int token, char *out, size_t cap) {
     azoi_buf *b = &r->job->client->decoded;
+    azo_str raw = azoi_json_raw(json, token);
     azoi_buf_clear(b);
-    if (azoi_json_kind_of(json, token) == AZOI_JSON_NUMBER) {
-        azoi_buf_str(b, azoi_json_raw(json, token));
-    } else {
-        (void)azoi_json_text(json, token, b);
+    if (!azoi_json_text(json, token, b) && (azoi_is(raw, '-') || (raw.len > 0 && azoi_is_digit(raw.ptr[0])))) {
+        azoi_buf_str(b, raw);
     }
     azoi_hide(r->job, b);
     azoi_clean(out, cap, azoi_buf_view(b));
@@ -9374,17 +9307,17 @@ static void azoi_refusal_text(azoi_refusal *r, const azoi_json *json, int token,
 /* The first of two members that is there and not null. */
 static int azoi_json_either(const azoi_json *json, int object, const char *name, const char *other) {
     int token = azoi_json_get(json, object, name);
-    return azoi_json_kind_of(json, token) > AZOI_JSON_NULL ? token : azoi_json_get(json, object, other);
+    return token < 0 || azoi_is(azoi_json_raw(json, token), 'n') ? azoi_json_get(json, object, other) : token;
 }
 
 /* ": violence medium, jailbreak": what has "filtered": true. */
 static void azoi_refusal_filters(azoi_refusal *r, const azoi_json *json, int results) {
-    int key = azoi_json_kind_of(json, results) == AZOI_JSON_OBJECT ? azoi_json_first(json, results) : -1;
-    for (; key >= 0; key = azoi_json_next(json, key + 1)) {
+    int key = azoi_is(azoi_json_raw(json, results), '{') ? azoi_json_child(json, results, results) : -1;
+    for (; key >= 0; key = azoi_json_child(json, results, key)) {
         char name[32];
         char severity[16];
         size_t len = strlen(r->filters);
-        if (azoi_json_true(json, azoi_json_get(json, key + 1, "filtered"))) {
+        if (azoi_equal(azoi_json_raw(json, azoi_json_get(json, key + 1, "filtered")), "true")) {
             azoi_refusal_text(r, json, key, name, sizeof name);
             azoi_refusal_text(r, json, azoi_json_get(json, key + 1, "severity"), severity, sizeof severity);
             bool known = azoi_is_word(severity);
@@ -9396,12 +9329,12 @@ static void azoi_refusal_filters(azoi_refusal *r, const azoi_json *json, int res
 
 static void azoi_refusal_json(azoi_refusal *r, const azoi_json *json) {
     int error = azoi_json_get(json, 0, "error");
-    int holder = azoi_json_kind_of(json, error) == AZOI_JSON_OBJECT ? error : 0;
+    azo_str raw = azoi_json_raw(json, error);
+    int holder = azoi_is(raw, '{') ? error : 0;
     int inner = azoi_json_either(json, holder, "innererror", "inner_error");
     int message = azoi_json_get(json, holder, "message");
-    if (azoi_json_kind_of(json, message) != AZOI_JSON_STRING) {
-        message = azoi_json_kind_of(json, error) == AZOI_JSON_STRING ? error
-                                                                     : azoi_json_either(json, 0, "message", "detail");
+    if (!azoi_is(azoi_json_raw(json, message), '"')) {
+        message = azoi_is(raw, '"') ? error : azoi_json_either(json, 0, "message", "detail");
     }
     azoi_refusal_text(r, json, azoi_json_either(json, holder, "code", "type"), r->code, sizeof r->code);
     azoi_refusal_text(r, json, azoi_json_get(json, inner, "code"), r->inner, sizeof r->inner);
@@ -10028,11 +9961,6 @@ static int64_t azoi_chat_tool_guess(const azoi_chat *chat, int choice, azo_str i
  * What a chunk brings is dealt with in steps: each goes into the reply and then to the callback. A pause ends the walk
  * behind a step; after it the chunk is walked again, and the steps that were taken are passed over. So whether
  * something is a step must depend on the chunk alone. */
-
-/* Of a string, as it is written. */
-static azo_str azoi_inside(azo_str string) {
-    return azoi_view(string.ptr + 1, string.len - 2);
-}
 
 /* The members of these names, in one pass; NULL where one is not there or null. The first of equal ones counts. */
 static void azoi_pick(const azoi_json_map *map, azo_str object, const azo_str *names, size_t count, azo_str *values) {
@@ -11435,19 +11363,19 @@ static void azoi_client_init_bufs(azo_client *c) {
     azoi_buf_init(&c->scratch, &c->allocator, SIZE_MAX / 2, true);
     azoi_buf_init(&c->decoded, &c->allocator, SIZE_MAX / 2, false);
     azoi_buf_init(&c->input, &c->allocator, SIZE_MAX / 2, true);
-    c->tokens.allocator = &c->allocator;
+    azoi_buf_init(&c->tokens, &c->allocator, SIZE_MAX / 2, false);
     c->spares.below = c->allocator;
 }
 
 static void azoi_client_free_bufs(azo_client *c) {
     azoi_buf *const all[] = {&c->endpoint,   &c->deployment, &c->api_version, &c->scope,    &c->auth_header,
                              &c->proxy_host, &c->no_proxy,   &c->headers,     &c->proxy_auth,
-                             &c->scratch,    &c->decoded,    &c->input,       &c->route.endpoint, &c->route.text};
+                             &c->scratch,    &c->decoded,    &c->input,       &c->tokens,
+                             &c->route.endpoint, &c->route.text};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         azoi_buf_free(all[i]);
     }
     azoi_spares_free(&c->spares);
-    azoi_free(&c->allocator, c->tokens.data, c->tokens.cap * sizeof *c->tokens.data);
     azoi_free(&c->allocator, c->watches, c->watch_cap * sizeof *c->watches);
 }
 

@@ -362,17 +362,11 @@ static void every_prefix_is_refused(void **state) {
 /* Items of an array, members of an object. */
 static int size_of(const azoi_json *j, int token) {
     int count = 0;
-    int at = azoi_json_first(j, token);
+    int at = azoi_json_child(j, token, token);
     for (; at >= 0; count++) {
-        at = azoi_json_next(j, azoi_json_kind_of(j, token) == AZOI_JSON_OBJECT ? at + 1 : at);
+        at = azoi_json_child(j, token, at);
     }
     return count;
-}
-
-static void free_tokens(azoi_tokens *t) {
-    azoi_free(t->allocator, t->data, t->cap * sizeof *t->data);
-    t->data = NULL;
-    t->cap = 0;
 }
 
 /* Whatever is changed in one byte, the whole machinery neither crashes nor reads too far, and jsmn agrees with the
@@ -381,7 +375,7 @@ static void every_mutation_is_survived(void **state) {
     static const char junk[] = "\"\\{}[],:0-+.eEtfnu \n\t\x01\x80\xc3\xff\x7f";
     test_memory m;
     test_guard g;
-    azoi_tokens tokens;
+    azoi_buf tokens;
     azoi_json json;
     char text[sizeof sample];
     size_t at;
@@ -390,8 +384,7 @@ static void every_mutation_is_survived(void **state) {
     (void)state;
     test_memory_open(&m);
     test_guard_open(&g, sizeof sample);
-    memset(&tokens, 0, sizeof tokens);
-    tokens.allocator = &m.hook;
+    azoi_buf_init(&tokens, &m.hook, SIZE_MAX / 2, false);
     for (at = 0; at < sizeof sample - 1; at++) {
         for (j = 0; j < sizeof junk; j++) { /* NUL too */
             size_t offset;
@@ -411,7 +404,7 @@ static void every_mutation_is_survived(void **state) {
         }
     }
     assert_true(good > 100);
-    free_tokens(&tokens);
+    azoi_buf_free(&tokens);
     test_guard_close(&g);
     test_memory_close(&m);
 }
@@ -507,20 +500,19 @@ static void brackets_must_fit(void **state) {
 
 typedef struct fixture {
     test_memory memory;
-    azoi_tokens tokens;
+    azoi_buf tokens;
     azoi_json json;
     azo_error error;
 } fixture;
 
 static void open_fixture(fixture *f) {
     test_memory_open(&f->memory);
-    memset(&f->tokens, 0, sizeof f->tokens);
-    f->tokens.allocator = &f->memory.hook;
+    azoi_buf_init(&f->tokens, &f->memory.hook, SIZE_MAX / 2, false);
     azoi_error_clear(&f->error);
 }
 
 static void close_fixture(fixture *f) {
-    free_tokens(&f->tokens);
+    azoi_buf_free(&f->tokens);
     test_memory_close(&f->memory);
 }
 
@@ -541,40 +533,33 @@ static void walks_a_document(void **state) {
     open_fixture(&f);
     azoi_buf_init(&out, &f.memory.hook, 100, false);
     parse(&f, text);
-    assert_int_equal(azoi_json_kind_of(j, 0), AZOI_JSON_OBJECT);
     assert_int_equal(size_of(j, 0), 8);
     a = azoi_json_get(j, 0, "a"); /* the first of the two */
     assert_true(azoi_equal(azoi_json_raw(j, a), "{\"x\":[1,[2,3],{}]}"));
     x = azoi_json_get(j, a, "x");
-    assert_int_equal(azoi_json_kind_of(j, x), AZOI_JSON_ARRAY);
     assert_int_equal(size_of(j, x), 3);
-    item = azoi_json_first(j, x);
+    item = azoi_json_child(j, x, x);
     assert_true(azoi_equal(azoi_json_raw(j, item), "1"));
-    item = azoi_json_next(j, item);
+    item = azoi_json_child(j, x, item);
     assert_true(azoi_equal(azoi_json_raw(j, item), "[2,3]"));
-    item = azoi_json_next(j, item);
+    item = azoi_json_child(j, x, item);
     assert_true(azoi_equal(azoi_json_raw(j, item), "{}"));
-    assert_int_equal(azoi_json_first(j, item), -1);
-    assert_int_equal(azoi_json_next(j, item), -1);
-    assert_int_equal(azoi_json_next(j, x), -1); /* the only member of a */
-    assert_true(azoi_equal(azoi_json_inner(j, azoi_json_next(j, a)), "b"));
-    assert_int_equal(azoi_json_kind_of(j, azoi_json_get(j, 0, "b")), AZOI_JSON_ARRAY);
-    assert_int_equal(azoi_json_first(j, azoi_json_get(j, 0, "b")), -1);
-    assert_int_equal(azoi_json_kind_of(j, azoi_json_get(j, 0, "c")), AZOI_JSON_STRING);
-    assert_true(azoi_equal(azoi_json_inner(j, azoi_json_get(j, 0, "c")), "s\\n"));
+    assert_int_equal(size_of(j, item), 0);
+    assert_int_equal(azoi_json_child(j, x, item), -1);
+    assert_int_equal(azoi_json_child(j, a, x), -1); /* the only member of a */
+    assert_true(azoi_equal(azoi_json_raw(j, azoi_json_child(j, 0, a)), "\"b\""));
+    assert_true(azoi_equal(azoi_json_raw(j, azoi_json_get(j, 0, "b")), "[]"));
+    assert_int_equal(size_of(j, azoi_json_get(j, 0, "b")), 0);
     assert_true(azoi_equal(azoi_json_raw(j, azoi_json_get(j, 0, "c")), "\"s\\n\""));
     assert_true(azoi_json_text(j, azoi_json_get(j, 0, "c"), &out));
     assert_string_equal(out.data, "s\n");
     assert_false(azoi_json_text(j, azoi_json_get(j, 0, "e"), &out));
     assert_string_equal(out.data, "s\n");
-    assert_int_equal(azoi_json_kind_of(j, azoi_json_get(j, 0, "d")), AZOI_JSON_OBJECT);
-    assert_int_equal(azoi_json_kind_of(j, azoi_json_get(j, 0, "e")), AZOI_JSON_NUMBER);
-    assert_int_equal(azoi_json_kind_of(j, azoi_json_get(j, 0, "f")), AZOI_JSON_NULL);
-    assert_int_equal(azoi_json_kind_of(j, azoi_json_get(j, 0, "g")), AZOI_JSON_BOOL);
-    assert_true(azoi_json_true(j, azoi_json_get(j, 0, "g")));
-    assert_false(azoi_json_true(j, azoi_json_get(j, 0, "f")));
-    assert_int_equal(azoi_json_next(j, j->count - 1), -1);
-    assert_int_equal(azoi_json_next(j, 0), -1);
+    assert_true(azoi_equal(azoi_json_raw(j, azoi_json_get(j, 0, "d")), "{}"));
+    assert_true(azoi_equal(azoi_json_raw(j, azoi_json_get(j, 0, "e")), "-7"));
+    assert_true(azoi_equal(azoi_json_raw(j, azoi_json_get(j, 0, "f")), "null"));
+    assert_true(azoi_equal(azoi_json_raw(j, azoi_json_get(j, 0, "g")), "true"));
+    assert_int_equal(azoi_json_child(j, 0, j->count - 1), -1);
     azoi_buf_free(&out);
     close_fixture(&f);
 }
@@ -592,17 +577,12 @@ static void what_is_not_there(void **state) {
     assert_int_equal(azoi_json_get(j, azoi_json_get(j, 0, "a"), "a"), -1);
     assert_int_equal(azoi_json_get(j, -1, "a"), -1);
     assert_int_equal(azoi_json_get(j, 99, "a"), -1);
-    assert_int_equal(azoi_json_kind_of(j, -1), AZOI_JSON_NONE);
-    assert_int_equal(azoi_json_kind_of(j, 99), AZOI_JSON_NONE);
     assert_int_equal(size_of(j, -1), 0);
-    assert_int_equal(size_of(j, 1), 0); /* jsmn counts the value of a key */
-    assert_int_equal(azoi_json_first(j, 1), -1);
-    assert_int_equal(azoi_json_next(j, -1), -1);
-    assert_int_equal(azoi_json_next(j, 99), -1);
+    assert_int_equal(size_of(j, 99), 0);
+    assert_int_equal(azoi_json_child(j, 0, 99), -1);
     assert_null(azoi_json_raw(j, -1).ptr);
-    assert_null(azoi_json_inner(j, 99).ptr);
+    assert_null(azoi_json_raw(j, 99).ptr);
     assert_false(azoi_json_int(j, -1, &number));
-    assert_false(azoi_json_true(j, -1));
     assert_int_equal(number, 5);
     close_fixture(&f);
 }
@@ -641,15 +621,14 @@ static void tokens_agree_with_scanning(void **state) {
         assert_int_equal(azoi_json_parse(&f.tokens, text, &f.json, &f.error), AZO_OK);
         assert_true(azoi_same(azoi_json_raw(&f.json, 0), rest));
         assert_ptr_equal(azoi_json_value_end(rest.ptr), rest.ptr + rest.len);
-        item = azoi_json_first(&f.json, 0);
-        bool object = azoi_json_kind_of(&f.json, 0) == AZOI_JSON_OBJECT;
+        item = azoi_json_child(&f.json, 0, 0);
+        bool object = azoi_is(rest, '{');
         while (azoi_json_step(&rest, object ? &key : NULL, &value)) {
             if (object) {
-                assert_true(azoi_same(azoi_json_inner(&f.json, item), key));
-                item++;
+                assert_true(azoi_same(azoi_inside(azoi_json_raw(&f.json, item)), key));
             }
-            assert_true(azoi_same(azoi_json_raw(&f.json, item), value));
-            item = azoi_json_next(&f.json, item);
+            assert_true(azoi_same(azoi_json_raw(&f.json, object ? item + 1 : item), value));
+            item = azoi_json_child(&f.json, 0, item);
         }
         assert_int_equal(item, -1);
     }
@@ -768,7 +747,7 @@ static void errors_say_where(void **state) {
     test_sentences(f.error.message);
     assert_int_equal(f.json.count, 0);
     assert_int_equal(azoi_json_get(&f.json, 0, "a"), -1);
-    assert_int_equal(azoi_json_kind_of(&f.json, 0), AZOI_JSON_NONE);
+    assert_null(azoi_json_raw(&f.json, 0).ptr);
     /* a second failure leaves the first as it is */
     assert_int_equal(azoi_json_parse(&f.tokens, azo_s("x"), &f.json, &f.error), AZO_ERR_JSON);
     assert_int_equal(f.error.json_offset, 7);
@@ -857,7 +836,8 @@ static void build_list(azoi_buf *b, int count) {
 static int count_list(const azoi_json *j) {
     int count = 0;
     int item;
-    for (item = azoi_json_first(j, azoi_json_get(j, 0, "data")); item >= 0; item = azoi_json_next(j, item)) {
+    int data = azoi_json_get(j, 0, "data");
+    for (item = azoi_json_child(j, data, data); item >= 0; item = azoi_json_child(j, data, item)) {
         int64_t index = -1;
         assert_true(azoi_json_int(j, azoi_json_get(j, item, "i"), &index));
         assert_int_equal(index, count);
@@ -897,12 +877,11 @@ static void long_lists_grow_the_tokens(void **state) {
 
 static void parse_under_failure(test_memory *m, void *self) {
     const azoi_buf *text = (const azoi_buf *)self;
-    azoi_tokens tokens;
+    azoi_buf tokens;
     azoi_json json;
     azo_error e;
     azo_result result;
-    memset(&tokens, 0, sizeof tokens);
-    tokens.allocator = &m->hook;
+    azoi_buf_init(&tokens, &m->hook, SIZE_MAX / 2, false);
     azoi_error_clear(&e);
     result = azoi_json_parse(&tokens, azoi_buf_view(text), &json, &e);
     if (m->failures > 0) {
@@ -915,7 +894,7 @@ static void parse_under_failure(test_memory *m, void *self) {
     }
     assert_int_equal(result, AZO_OK);
     assert_int_equal(count_list(&json), 100);
-    free_tokens(&tokens);
+    azoi_buf_free(&tokens);
 }
 
 static void parsing_survives_every_failure(void **state) {
