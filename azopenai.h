@@ -1939,7 +1939,7 @@ typedef struct azoi_raw {
 
 struct azo_history {
     azo_allocator allocator;
-    azoi_buf text; /* the messages with a comma between them */
+    azoi_buf text; /* the messages, each behind a comma */
     size_t count;
 };
 
@@ -3340,40 +3340,6 @@ static void azoi_json_quote(azoi_buf *b, azo_str text) {
  * A chat reply is not tokenised: with tokens an event of 280 bytes took 24,000 instructions. By the map of its check
  * one of 540 takes 7,500, what the stream does included. */
 
-/* From its opening quote to its closing one. */
-static const char *azoi_json_string_end(const char *at) {
-    for (;;) {
-        do {
-            at++;
-        } while (azoi_byte_is(*at, AZOI_BYTE_PLAIN));
-        if (*at == '"') {
-            return at;
-        }
-        at += *at == '\\' ? 1 : 0; /* what is escaped */
-    }
-}
-
-static const char *azoi_json_value_end(const char *at) {
-    size_t depth = 0;
-    do {
-        char c = *at;
-        if (c == '"') {
-            at = azoi_json_string_end(at);
-        } else if ((c | 0x20) == '{') { /* or [ */
-            depth++;
-        } else if ((c | 0x20) == '}') { /* or ] */
-            depth--;
-        } else if (depth == 0) {
-            while (azoi_byte_is(*at, AZOI_BYTE_ATOM)) {
-                at++;
-            }
-            return at;
-        }
-        at++;
-    } while (depth > 0);
-    return at;
-}
-
 static const char *azoi_json_value_start(const char *at) {
     while (azoi_byte_is(*at, AZOI_BYTE_SPACE)) {
         at++;
@@ -3383,23 +3349,20 @@ static const char *azoi_json_value_start(const char *at) {
 
 /* The next member of an object, or, without `key`, the next item of an array; *rest is first the whole of it. */
 static bool azoi_json_step(azo_str *rest, azo_str *key, azo_str *value) {
-    if (rest->len == 0) {
-        return false;
-    }
-    const char *end = rest->ptr + rest->len;
-    const char *at = azoi_json_value_start(rest->ptr + 1);
-    if (*at == '}' || *at == ']') {
+    azoi_json_scan s;
+    const char *at = azoi_json_scan_init(&s, azoi_skip(*rest, 1), NULL);
+    char c = azoi_json_scan_ahead(&s, &at);
+    if (c == '\0' || c == '}' || c == ']') {
         return false;
     }
     if (key != NULL) {
-        const char *quote = azoi_json_string_end(at);
-        *key = azoi_view(at + 1, (size_t)(quote - at) - 1);
-        at = azoi_json_value_start(azoi_json_value_start(quote + 1) + 1);
+        at = azoi_json_scan_key(&s, at);
+        *key = s.none.key;
+        (void)azoi_json_scan_ahead(&s, &at);
     }
-    const char *behind = azoi_json_value_end(at);
-    *value = azoi_view(at, (size_t)(behind - at));
-    behind = azoi_json_value_start(behind);
-    *rest = azoi_view(behind, *behind == ',' ? (size_t)(end - behind) : 0);
+    const char *behind = azoi_json_scan_value(&s, at);
+    *value = azoi_trim_end(azoi_view(at, (size_t)(behind - at)));
+    *rest = azoi_view(behind, *behind == ',' ? (size_t)(s.end - behind) : 0);
     return true;
 }
 
@@ -9667,9 +9630,7 @@ AZOI_HISTORY_API azo_result azo_history_add(azo_history *history, const azo_mess
     }
     azoi_writer w = {&history->text, err, {NULL, 0}, AZO_OK, SIZE_MAX};
     size_t before = history->text.len;
-    if (history->count > 0) {
-        azoi_buf_char(w.out, ',');
-    }
+    azoi_buf_char(w.out, ',');
     azoi_write_message(&w, message);
     if (w.result == AZO_OK) {
         w.result = azoi_buf_failed(w.out, err, "The history");
@@ -9699,13 +9660,14 @@ AZOI_HISTORY_API size_t azo_history_count(const azo_history *history) {
     return history != NULL ? history->count : 0;
 }
 
-/* Where that message begins; behind the last one, and behind a comma that is not there, for one more. */
+/* Where the comma before that message is; the end of all for one more. */
 static size_t azoi_history_at(const azo_history *history, size_t index) {
-    size_t at = 0;
+    azo_str rest = azoi_buf_view(&history->text);
+    azo_str message;
     for (; index > 0; index--) {
-        at = (size_t)(azoi_json_value_end(history->text.data + at) - history->text.data) + 1;
+        (void)azoi_json_step(&rest, NULL, &message);
     }
-    return at;
+    return history->text.len - rest.len;
 }
 
 AZOI_HISTORY_API void azo_history_remove(azo_history *history, size_t first, size_t count) {
@@ -9716,10 +9678,6 @@ AZOI_HISTORY_API void azo_history_remove(azo_history *history, size_t first, siz
     count = count < history->count - first ? count : history->count - first;
     size_t from = azoi_history_at(history, first);
     size_t to = azoi_history_at(history, first + count);
-    if (to > b->len) { /* the last one goes, and the comma before it */
-        to = b->len;
-        from -= from > 0 ? 1 : 0;
-    }
     memmove(b->data + from, b->data + to, b->len - to + 1);
     b->len -= to - from;
     history->count -= count;
@@ -9733,7 +9691,7 @@ static void azoi_chat_messages_write(azoi_writer *w, const azo_chat_desc *desc) 
     azoi_field(w, "messages");
     azoi_buf_char(b, '[');
     if (count > 0) {
-        azoi_buf_str(b, azoi_buf_view(&desc->history->text));
+        azoi_buf_str(b, azoi_skip(azoi_buf_view(&desc->history->text), 1));
     }
     for (size_t i = 0; i < desc->message_count && w->result == AZO_OK && desc->messages != NULL; i++) {
         if (count + i > 0) {
