@@ -2835,8 +2835,12 @@ static const char *azoi_json_scan_number(azoi_json_scan *s, const char *at, azoi
         return at;
     }
     char sign = at + 1 < s->end ? at[1] : '\0';
-    at = azoi_json_scan_digits(s, sign == '-' || sign == '+' ? at + 2 : at + 1, &power);
-    int64_t shift = power.count > 4 ? 9999 : (int64_t)power.digits;
+    at += sign == '-' || sign == '+' ? 2 : 1;
+    while (azoi_json_scan_peek(s, at) == '0' && azoi_is_digit(azoi_json_scan_peek(s, at + 1))) {
+        at++;
+    }
+    at = azoi_json_scan_digits(s, at, &power);
+    int64_t shift = power.count > 18 ? INT64_MAX / 4 : (int64_t)power.digits; /* no text makes up for that */
     number->exponent += sign == '-' ? -shift : shift;
     return at;
 }
@@ -3050,53 +3054,29 @@ static size_t azoi_json_bracket(azoi_json_nesting *n, azo_str piece) {
  * so one nonzero digit can stand for all of it. */
 enum { AZOI_MAX_DIGITS = 770 };
 
-/* A number for strtod: digits x 10^exponent. */
-typedef struct azoi_decimal {
-    int64_t exponent;
-    size_t count; /* without zeros in front */
-    char digits[AZOI_MAX_DIGITS + 32]; /* and room for an exponent */
-} azoi_decimal;
-
-static void azoi_decimal_read(azoi_decimal *d, azo_str number) {
-    bool fraction = false;
-    int64_t power = 0;
-    size_t e;
-    size_t i;
-    d->exponent = 0;
-    d->count = 0;
-    for (e = 0; e < number.len && azoi_lower(number.ptr[e]) != 'e'; e++) {
-        char c = number.ptr[e];
-        if (!azoi_is_digit(c)) {
-            fraction = c == '.';
-            continue;
-        }
-        d->exponent -= fraction ? 1 : 0;
-        if (d->count == AZOI_MAX_DIGITS) {
-            d->exponent++;
-            d->digits[d->count - 1] = c == '0' ? d->digits[d->count - 1] : '1';
-        } else if (d->count > 0 || c != '0') {
-            d->digits[d->count] = c;
-            d->count++;
-        }
-    }
-    for (i = e; i < number.len; i++) {
-        if (azoi_is_digit(number.ptr[i]) && power < INT64_MAX / 20) {
-            power = power * 10 + (number.ptr[i] - '0');
-        }
-    }
-    d->exponent += e + 1 < number.len && number.ptr[e + 1] == '-' ? -power : power;
-}
-
 /* strtod gets an integer with an exponent. */
 AZOI_APART
-static double azoi_decimal_value(azo_str number) {
-    azoi_decimal d;
-    azoi_decimal_read(&d, number);
-    if (d.count == 0) {
+static double azoi_decimal_value(const azoi_number *number, azo_str text) {
+    char digits[AZOI_MAX_DIGITS + 32]; /* and room for the exponent */
+    int64_t exponent = number->exponent;
+    size_t count = 0;
+    for (size_t i = 0; i < text.len && azoi_lower(text.ptr[i]) != 'e'; i++) {
+        char c = text.ptr[i];
+        if (!azoi_is_digit(c) || (c == '0' && count == 0)) {
+            continue;
+        }
+        if (count < AZOI_MAX_DIGITS) {
+            digits[count++] = c;
+        } else {
+            exponent++;
+            digits[count - 1] = c == '0' ? digits[count - 1] : '1';
+        }
+    }
+    if (count == 0) {
         return 0;
     }
-    snprintf(d.digits + d.count, 32, "e%lld", (long long)d.exponent);
-    return strtod(d.digits, NULL);
+    snprintf(digits + count, 32, "e%lld", (long long)exponent);
+    return strtod(digits, NULL);
 }
 
 /* Up to 2^53 and 10^22 are exact in a double, so one rounding is left (Clinger 1990): but only where the compiler
@@ -3110,10 +3090,8 @@ static double azoi_number_value(const azoi_number *number, azo_str text) {
         double whole = (double)number->digits;
         return number->exponent < 0 ? whole / powers[-number->exponent] : whole * powers[number->exponent];
     }
-#else
-    (void)number;
 #endif
-    return azoi_decimal_value(text);
+    return azoi_decimal_value(number, text);
 }
 
 /* Too large for a double is no number, too small is zero. */
