@@ -2246,7 +2246,7 @@ static void azoi_list_prepend(azoi_link *list, azoi_link *other) {
 enum {
     AZOI_BYTE_PLAIN = 1, /* printable ASCII that stands for itself in JSON and in HTTP, as nearly all bytes do */
     AZOI_BYTE_SPACE = 2,
-    AZOI_BYTE_ATOM = 4,  /* of a number or a word of JSON */
+    AZOI_BYTE_URL = 4,   /* stands for itself in every part of a URL (RFC 3986 2.3) */
     AZOI_BYTE_EDGE = 8,  /* a quote or a bracket */
     AZOI_BYTE_TOKEN = 16 /* of a header's name (RFC 9110 5.6.2) */
 };
@@ -2254,12 +2254,12 @@ enum {
 static const unsigned char azoi_bytes[256] = {
      0,  0,  0,  0,  0,  0,  0,  0,  0,  2,  2,  0,  0,  2,  0,  0,
      0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
-     3, 17,  8, 17, 17, 17, 17, 17,  1,  1, 17, 21,  1, 21, 21,  1,
+     3, 17,  8, 17, 17, 17, 17, 17,  1,  1, 17, 17,  1, 21, 21,  1,
     21, 21, 21, 21, 21, 21, 21, 21, 21, 21,  1,  1,  1,  1,  1,  1,
      1, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21,
-    21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21,  9,  0,  9, 17, 17,
+    21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21,  9,  0,  9, 17, 21,
     17, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21,
-    21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21,  9, 17,  9, 17,  0};
+    21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21,  9, 17,  9, 21,  0};
 
 static bool azoi_byte_is(char c, unsigned kinds) {
     return (azoi_bytes[(unsigned char)c] & kinds) != 0;
@@ -2490,8 +2490,7 @@ static void azoi_percent(azoi_buf *b, azo_str text, const char *keep) {
     for (size_t i = 0; i < text.len; i++) {
         size_t run = i;
         char c = '\0';
-        while (run < text.len && (c = text.ptr[run]) != '\0' &&
-               (azoi_is_alpha(c) || azoi_is_digit(c) || strchr("-._~", c) || strchr(keep, c))) {
+        while (run < text.len && (c = text.ptr[run]) != '\0' && (azoi_byte_is(c, AZOI_BYTE_URL) || strchr(keep, c))) {
             run++;
         }
         azoi_buf_add(b, text.ptr + i, run - i);
