@@ -2874,11 +2874,6 @@ static size_t azoi_json_unit_size(azo_str s) {
     return named ? 2 : azoi_json_code_unit(s) >= 0 ? 6 : 0;
 }
 
-/* Byte by byte: most strings are too short for steps of eight. */
-static const char *azoi_json_scan_plain(const azoi_json_scan *s, const char *at) {
-    return azoi_kind_end(at, s->end, AZOI_BYTE_PLAIN);
-}
-
 /* The rest of a string, from where something else comes. */
 AZOI_APART
 static const char *azoi_json_scan_units(azoi_json_scan *s, const char *at) {
@@ -2887,14 +2882,14 @@ static const char *azoi_json_scan_units(azoi_json_scan *s, const char *at) {
         if (size == 0) {
             return azoi_json_scan_bad(s, at);
         }
-        at = azoi_json_scan_plain(s, at + size);
+        at = azoi_kind_end(at + size, s->end, AZOI_BYTE_PLAIN);
     }
     return at + 1;
 }
 
 /* From its opening quote, which is here. */
 static const char *azoi_json_scan_string(azoi_json_scan *s, const char *at) {
-    at = azoi_json_scan_plain(s, at + 1);
+    at = azoi_kind_end(at + 1, s->end, AZOI_BYTE_PLAIN);
     return azoi_json_scan_peek(s, at) == '"' ? at + 1 : azoi_json_scan_units(s, at);
 }
 
@@ -3009,42 +3004,36 @@ static bool azoi_json_check(azo_str text, size_t *offset) {
 
 /* ---- pieces ---- */
 
-/* Behind the string that the piece begins in, or at the end of the piece. */
-static const char *azoi_json_unquote(azoi_json_nesting *n, const char *at, const char *end) {
-    while (at < end && n->quoted) {
-        at += n->escaped ? 0 : azoi_plain_run(azoi_view(at, (size_t)(end - at)));
-        if (at < end) {
-            n->quoted = n->escaped || *at != '"';
-            n->escaped = !n->escaped && *at == '\\';
-            at++;
-        }
+/* The next quote or bracket. */
+static const char *azoi_json_edge(const char *at, const char *end) {
+    while (at < end && !azoi_byte_is(*at, AZOI_BYTE_EDGE)) {
+        at++;
     }
     return at;
 }
 
 /* The length of the piece up to behind its next bracket; all of it where there is none. */
 static size_t azoi_json_bracket(azoi_json_nesting *n, azo_str piece) {
-    const char *at = piece.ptr;
     const char *end = piece.ptr + piece.len;
-    for (;;) {
-        at = azoi_json_unquote(n, at, end);
-        while (at < end && !azoi_byte_is(*at, AZOI_BYTE_EDGE)) {
-            at++;
-        }
+    for (const char *at = piece.ptr; at < end; at++) {
+        at = n->escaped ? at : n->quoted ? azoi_kind_end(at, end, AZOI_BYTE_PLAIN) : azoi_json_edge(at, end);
         if (at == end) {
-            return piece.len;
-        }
-        n->quoted = *at == '"';
-        if (!n->quoted) {
             break;
         }
-        at++;
+        if (n->quoted) {
+            n->quoted = n->escaped || *at != '"';
+            n->escaped = !n->escaped && *at == '\\';
+        } else if (*at == '"') {
+            n->quoted = true;
+        } else {
+            bool opens = (*at | 0x20) == '{'; /* or [ */
+            n->depth += opens ? 1 : 0;
+            n->depth -= !opens && n->depth > 0 ? 1 : 0;
+            n->deepest = n->depth > n->deepest ? n->depth : n->deepest;
+            return (size_t)(at + 1 - piece.ptr);
+        }
     }
-    bool opens = (*at | 0x20) == '{'; /* or [ */
-    n->depth += opens ? 1 : 0;
-    n->depth -= !opens && n->depth > 0 ? 1 : 0;
-    n->deepest = n->depth > n->deepest ? n->depth : n->deepest;
-    return (size_t)(at + 1 - piece.ptr);
+    return piece.len;
 }
 
 /* ---- numbers: exactly rounded, whatever decimal point the locale has ---- */
