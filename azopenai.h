@@ -2906,24 +2906,17 @@ static inline const char *azoi_json_scan_key(azoi_json_scan *s, const char *at) 
     return azoi_json_scan_ahead(s, &behind) == ':' ? behind + 1 : azoi_json_scan_bad(s, behind);
 }
 
-static const char *azoi_json_scan_word(azoi_json_scan *s, const char *at, const char *word, size_t len) {
-    return (size_t)(s->end - at) >= len && memcmp(at, word, len) == 0 ? at + len : azoi_json_scan_bad(s, at);
-}
-
 static const char *azoi_json_scan_scalar(azoi_json_scan *s, const char *at, char first) {
     azoi_number number;
-    switch (first) {
-    case '"':
+    if (first == '"') {
         return azoi_json_scan_string(s, at);
-    case 't':
-        return azoi_json_scan_word(s, at, "true", 4);
-    case 'f':
-        return azoi_json_scan_word(s, at, "false", 5);
-    case 'n':
-        return azoi_json_scan_word(s, at, "null", 4);
-    default:
+    }
+    const char *word = first == 't' ? "true" : first == 'f' ? "false" : first == 'n' ? "null" : NULL;
+    if (word == NULL) {
         return azoi_json_scan_number(s, at, &number);
     }
+    size_t len = first == 'f' ? 5 : 4;
+    return (size_t)(s->end - at) >= len && memcmp(at, word, len) == 0 ? at + len : azoi_json_scan_bad(s, at);
 }
 
 static azoi_json_entry *azoi_json_scan_begins(azoi_json_scan *s, const char *at) {
