@@ -2296,16 +2296,12 @@ static bool azoi_same(azo_str a, azo_str b) {
     return a.len == b.len && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
 }
 
-static bool azoi_alike(const char *a, const char *b, size_t len) {
+static bool azoi_same_ci(azo_str a, azo_str b) {
     size_t i = 0;
-    while (i < len && azoi_lower(a[i]) == azoi_lower(b[i])) {
+    while (i < a.len && i < b.len && azoi_lower(a.ptr[i]) == azoi_lower(b.ptr[i])) {
         i++;
     }
-    return i == len;
-}
-
-static bool azoi_same_ci(azo_str a, azo_str b) {
-    return a.len == b.len && (azoi_same(a, b) || azoi_alike(a.ptr, b.ptr, a.len));
+    return i == a.len && i == b.len;
 }
 
 static bool azoi_equal(azo_str a, const char *b) {
@@ -3254,31 +3250,31 @@ static bool azoi_json_text(const azoi_json *j, int token, azoi_buf *out) {
     return true;
 }
 
-/* The next piece of a quoted text: a run of bytes that stand for themselves, or one escape, which may need 7 bytes of
- * `unit`. */
-static azo_str azoi_json_quoted(azo_str *rest, char *unit) {
-    azo_str piece = azoi_view(rest->ptr, azoi_plain_run(*rest));
-    const char *value;
-    unsigned c = 0;
-    size_t size = 1;
-    while (piece.len < rest->len) {
-        c = (unsigned char)rest->ptr[piece.len];
-        size = c < 0x80 ? 1 : azoi_utf8(rest->ptr + piece.len, rest->len - piece.len);
-        if (size == 0 || c < 0x20 || c == '"' || c == '\\') {
+/* How many bytes at the front stand for themselves in a string. */
+static size_t azoi_json_verbatim(azo_str text) {
+    size_t len = azoi_plain_run(text);
+    while (len < text.len && text.ptr[len] != '"' && text.ptr[len] != '\\') {
+        size_t size = azoi_json_unit_size(azoi_skip(text, len));
+        if (size == 0) {
             break;
         }
-        piece.len += size + azoi_plain_run(azoi_skip(*rest, piece.len + size));
+        len += size + azoi_plain_run(azoi_skip(text, len + size));
     }
+    return len;
+}
+
+/* The next piece of a quoted text: a run of such bytes, or one escape, which may need 7 bytes of `unit`. */
+static azo_str azoi_json_quoted(azo_str *rest, char *unit) {
+    azo_str piece = azoi_view(rest->ptr, azoi_json_verbatim(*rest));
     *rest = azoi_skip(*rest, piece.len > 0 ? piece.len : 1);
     if (piece.len > 0) {
         return piece;
     }
-    if (size == 0) {
-        return azoi_view(unit, azoi_utf8_put(unit, 0xfffd));
-    }
-    value = (const char *)memchr(azoi_json_escaped, piece.ptr[0], AZOI_JSON_MUST_ESCAPE);
+    unsigned char c = (unsigned char)piece.ptr[0];
+    const char *value = (const char *)memchr(azoi_json_escaped, c, AZOI_JSON_MUST_ESCAPE);
     if (value == NULL) {
-        return azoi_view(unit, (size_t)snprintf(unit, 7, "\\u%04x", (unsigned)piece.ptr[0]));
+        size_t len = c < 0x20 ? (size_t)snprintf(unit, 7, "\\u%04x", (unsigned)c) : azoi_utf8_put(unit, 0xfffd);
+        return azoi_view(unit, len);
     }
     unit[0] = '\\';
     unit[1] = azoi_json_escapes[value - azoi_json_escaped];
