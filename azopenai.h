@@ -2425,8 +2425,7 @@ static void azoi_buf_hide(azoi_buf *text, azo_str secret) {
 
 static bool azoi_parse_u64(azo_str digits, uint64_t *out) {
     uint64_t value = 0;
-    size_t i;
-    for (i = 0; i < digits.len; i++) {
+    for (size_t i = 0; i < digits.len; i++) {
         unsigned digit = (unsigned)(unsigned char)digits.ptr[i] - '0';
         if (digit > 9 || value > (UINT64_MAX - digit) / 10) {
             return false;
@@ -2443,18 +2442,15 @@ static bool azoi_parse_u64(azo_str digits, uint64_t *out) {
 static size_t azoi_utf8(const char *bytes, size_t len) {
     static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
     const unsigned char *u = (const unsigned char *)bytes;
-    size_t size;
-    size_t i;
-    uint32_t code;
     if (len > 0 && u[0] < 0x80) {
         return 1;
     }
     if (len == 0 || u[0] < 0xc0 || u[0] > 0xf7) {
         return 0;
     }
-    size = u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : 4;
-    code = u[0] & (0x7fu >> size);
-    for (i = 1; i < size; i++) {
+    size_t size = u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : 4;
+    uint32_t code = u[0] & (0x7fu >> size);
+    for (size_t i = 1; i < size; i++) {
         if (i == len || (u[i] & 0xc0) != 0x80) {
             return 0;
         }
@@ -2466,13 +2462,11 @@ static size_t azoi_utf8(const char *bytes, size_t len) {
 /* Writes up to 4 bytes; a surrogate or a number above U+10FFFF is written as U+FFFD. */
 static size_t azoi_utf8_put(char *out, uint32_t code) {
     static const unsigned lead[] = {0, 0, 0xc0, 0xe0, 0xf0};
-    size_t size;
-    size_t i;
     if ((code >= 0xd800 && code <= 0xdfff) || code > 0x10ffff) {
         code = 0xfffd;
     }
-    size = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
-    for (i = size - 1; i > 0; i--) {
+    size_t size = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    for (size_t i = size - 1; i > 0; i--) {
         out[i] = (char)(0x80 | (code & 0x3f));
         code >>= 6;
     }
@@ -2502,15 +2496,13 @@ static void azoi_percent(azoi_buf *b, azo_str text, const char *keep) {
 static const char azoi_base64_digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 static void azoi_base64(azoi_buf *b, azo_str bytes) {
-    size_t i;
-    for (i = 0; i < bytes.len; i += 3) {
+    for (size_t i = 0; i < bytes.len; i += 3) {
         size_t count = bytes.len - i < 3 ? bytes.len - i : 3;
         unsigned long word = 0;
-        size_t k;
-        for (k = 0; k < 3; k++) {
+        for (size_t k = 0; k < 3; k++) {
             word = word << 8 | (k < count ? (unsigned char)bytes.ptr[i + k] : 0u);
         }
-        for (k = 0; k < 4; k++) {
+        for (size_t k = 0; k < 4; k++) {
             azoi_buf_char(b, k <= count ? azoi_base64_digits[word >> (18 - 6 * k) & 63] : '=');
         }
     }
@@ -2548,9 +2540,8 @@ static bool azoi_base64_decode(azo_str text, unsigned char *out, size_t cap, siz
     unsigned word = 0;
     unsigned bits = 0;
     bool padded = false;
-    size_t i;
     *len = 0;
-    for (i = 0; i < text.len; i++) {
+    for (size_t i = 0; i < text.len; i++) {
         while (bits == 0 && !padded && text.len - i > 4 && cap - *len >= 3 &&
                azoi_base64_four(text.ptr + i, out + *len)) {
             i += 4;
@@ -2847,11 +2838,10 @@ enum { AZOI_JSON_MUST_ESCAPE = 7, AZOI_JSON_MAY_ESCAPE = 8 }; /* how many of the
 /* \uXXXX at the front of `s`; -1 if there is none. */
 static int32_t azoi_json_code_unit(azo_str s) {
     int32_t code = 0;
-    size_t i;
     if (s.len < 6 || s.ptr[0] != '\\' || s.ptr[1] != 'u') {
         return -1;
     }
-    for (i = 2; i < 6; i++) {
+    for (size_t i = 2; i < 6; i++) {
         int digit = azoi_hex(s.ptr[i]);
         if (digit < 0) {
             return -1;
@@ -3105,11 +3095,10 @@ static void azoi_print_double(azoi_buf *b, double value) {
     size_t len = 0;
     int digits = 14;
     do { /* 17 always suffice */
-        size_t i;
         digits++;
         snprintf(text, sizeof text, "%.*g", digits, value);
         len = 0;
-        for (i = 0; text[i] != '\0'; i++) {
+        for (size_t i = 0; text[i] != '\0'; i++) {
             bool plain = strchr("0123456789+-e", text[i]) != NULL;
             if (plain || text[len - 1] != '.') {
                 text[len] = plain ? text[i] : '.';
@@ -3426,13 +3415,8 @@ AZO_API azo_result azo_json_get(azo_str json, const char *path, azo_str *value) 
 static azo_result azoi_json_into(azo_str text, bool quote, char *buf, size_t cap, size_t *len) {
     size_t total = quote ? 2 : 0;
     char unit[7];
-    azoi_buf out;
     cap = buf != NULL ? cap : 0;
-    memset(&out, 0, sizeof out);
-    out.data = buf;
-    out.cap = cap;
-    out.max = cap > 0 ? cap - 1 : 0;
-    out.failed = cap > 0 ? AZO_OK : AZO_ERR_LIMIT;
+    azoi_buf out = {NULL, buf, 0, cap, cap > 0 ? cap - 1 : 0, false, cap > 0 ? AZO_OK : AZO_ERR_LIMIT};
     azoi_buf_add(&out, "\"", quote ? 1 : 0);
     while (text.len > 0) {
         azo_str piece = quote ? azoi_json_quoted(&text, unit) : azoi_json_decoded(&text, unit);
