@@ -5803,25 +5803,13 @@ static void azoi_conn_happened(azoi_source *source) {
 
 static size_t azoi_conn_describe(azoi_source *source, azo_watch *out, size_t cap, int32_t *timeout_ms) {
     azoi_conn *conn = AZOI_OF(source, azoi_conn, source);
-    unsigned want = 0;
-    switch (conn->state) {
-    case AZOI_CONN_OPENING:
+    unsigned want = (conn->stream.in_blocked ? (unsigned)AZO_POLL_IN : 0u) |
+                    (conn->stream.out_blocked ? (unsigned)AZO_POLL_OUT : 0u);
+    if (conn->state == AZOI_CONN_OPENING) {
         want = AZO_POLL_OUT;
-        break;
-    case AZOI_CONN_PROXY:
-    case AZOI_CONN_TLS:
-    case AZOI_CONN_READY:
-    case AZOI_CONN_BUSY:
-    case AZOI_CONN_DRAIN:
-        want = (conn->stream.in_blocked ? (unsigned)AZO_POLL_IN : 0u) |
-               (conn->stream.out_blocked ? (unsigned)AZO_POLL_OUT : 0u);
-        break;
-    case AZOI_CONN_IDLE:
-    case AZOI_CONN_FAILED:
-        break;
     }
-    bool paused = conn->state == AZOI_CONN_BUSY && !conn->wants;
-    if (want == 0 || paused || conn->stream.conn == NULL) {
+    bool rests = conn->state == AZOI_CONN_IDLE || (conn->state == AZOI_CONN_BUSY && !conn->wants);
+    if (want == 0 || rests || conn->stream.conn == NULL) {
         return 0;
     }
     size_t count = azoi_stream_watch(&conn->stream, want, out, cap, timeout_ms);
@@ -5849,9 +5837,7 @@ static void azoi_conn_leave_idle(azoi_conn *conn) {
 }
 
 static void azoi_conn_shut(azoi_conn *conn) {
-    if (conn->client->loop.watch != NULL) {
-        azoi_source_hush(&conn->client->pump, &conn->source);
-    }
+    azoi_source_hush(&conn->client->pump, &conn->source);
     azoi_stream_close(&conn->stream);
 }
 
@@ -5889,7 +5875,7 @@ static void azoi_conn_fail(azoi_conn *conn, azo_result result) {
 
 /* ---- opening ---- */
 
-static void azoi_conn_write_connect(azoi_conn *conn) {
+static azo_result azoi_conn_write_connect(azoi_conn *conn) {
     azoi_buf_puts(&conn->out, "CONNECT ");
     azoi_host_put(&conn->out, conn->origin.host, conn->origin.port, 0); /* the authority form always has its port */
     azoi_buf_puts(&conn->out, " HTTP/1.1\r\nHost: ");
@@ -5901,6 +5887,7 @@ static void azoi_conn_write_connect(azoi_conn *conn) {
         azoi_buf_puts(&conn->out, "\r\n");
     }
     azoi_buf_puts(&conn->out, "User-Agent: azopenai.h/" AZO_VERSION "\r\n\r\n");
+    return azoi_buf_failed(&conn->out, conn->stream.error, "The CONNECT request");
 }
 
 static azo_result azoi_conn_send_out(azoi_conn *conn) {
@@ -5998,40 +5985,28 @@ static void azoi_conn_ready(azoi_conn *conn) {
     azoi_pump_queue(&conn->client->pump, &conn->node); /* and watch for its end, if the job is not ready yet */
 }
 
-static azo_result azoi_conn_after_tcp(azoi_conn *conn) {
-    if (AZOI_HAS_PROXY && conn->via_proxy && conn->state == AZOI_CONN_OPENING) {
-        azoi_conn_write_connect(conn);
-        conn->state = AZOI_CONN_PROXY;
-        return azoi_buf_failed(&conn->out, conn->stream.error, "The CONNECT request");
+/* One phase of opening: OK when there is a next one. */
+static azo_result azoi_conn_open_step(azoi_conn *conn) {
+    azoi_conn_state phase = conn->state;
+    if (phase == AZOI_CONN_OPENING) {
+        azoi_source_hush(&conn->client->pump, &conn->source); /* a losing socket may be closed in there */
     }
-    if (conn->origin.secure) {
+    azo_result r = phase == AZOI_CONN_OPENING                   ? azoi_stream_connect(&conn->stream)
+                   : AZOI_HAS_PROXY && phase == AZOI_CONN_PROXY ? azoi_conn_proxy(conn)
+                                                                : azoi_stream_handshake(&conn->stream);
+    if (r != AZO_OK) {
+        return r;
+    }
+    if (AZOI_HAS_PROXY && conn->via_proxy && phase == AZOI_CONN_OPENING) {
+        conn->state = AZOI_CONN_PROXY;
+        return azoi_conn_write_connect(conn);
+    }
+    if (conn->origin.secure && phase != AZOI_CONN_TLS) {
         conn->state = AZOI_CONN_TLS;
         return azoi_stream_start_tls(&conn->stream, conn->origin.host.ptr, conn->origin.port);
     }
     azoi_conn_ready(conn);
     return AZO_OK;
-}
-
-/* One phase of opening: OK when there is a next one. */
-static azo_result azoi_conn_open_step(azoi_conn *conn) {
-    azo_result r;
-    switch (conn->state) {
-    case AZOI_CONN_OPENING:
-        if (conn->client->loop.watch != NULL) {
-            azoi_source_hush(&conn->client->pump, &conn->source); /* a losing socket may be closed in there */
-        }
-        r = azoi_stream_connect(&conn->stream);
-        return r == AZO_OK ? azoi_conn_after_tcp(conn) : r;
-    case AZOI_CONN_PROXY:
-        r = AZOI_HAS_PROXY ? azoi_conn_proxy(conn) : AZO_OK;
-        return r == AZO_OK ? azoi_conn_after_tcp(conn) : r;
-    default: /* TLS */
-        r = azoi_stream_handshake(&conn->stream);
-        if (r == AZO_OK) {
-            azoi_conn_ready(conn);
-        }
-        return r;
-    }
 }
 
 static void azoi_conn_arm(azoi_conn *conn) {
@@ -6113,31 +6088,15 @@ static void azoi_conn_advance_drain(azoi_conn *conn) {
     }
 }
 
-static void azoi_conn_advance(azoi_node *node) {
-    azoi_conn *conn = AZOI_OF(node, azoi_conn, node);
-    azo_client *c = conn->client;
-    switch (conn->state) {
-    case AZOI_CONN_OPENING:
-    case AZOI_CONN_PROXY:
-    case AZOI_CONN_TLS:
+static void azoi_conn_advance(azoi_conn *conn) {
+    if (conn->state <= AZOI_CONN_TLS) {
         azoi_conn_advance_opening(conn);
-        break;
-    case AZOI_CONN_READY: /* its job still waits for a token */
-        if (!azoi_conn_is_quiet(conn)) {
-            azoi_conn_fail(conn, AZO_ERR_CLOSED);
-        }
-        break;
-    case AZOI_CONN_DRAIN:
+    } else if (conn->state == AZOI_CONN_READY && !azoi_conn_is_quiet(conn)) { /* its job still waits for a token */
+        azoi_conn_fail(conn, AZO_ERR_CLOSED);
+    } else if (conn->state == AZOI_CONN_DRAIN) {
         azoi_conn_advance_drain(conn);
-        break;
-    case AZOI_CONN_IDLE:
-        if (c->pump.now >= conn->idle_since + AZOI_IDLE_MS) {
-            azoi_conn_free(conn);
-        }
-        break;
-    case AZOI_CONN_BUSY:
-    case AZOI_CONN_FAILED:
-        break;
+    } else if (conn->state == AZOI_CONN_IDLE && conn->client->pump.now >= conn->idle_since + AZOI_IDLE_MS) {
+        azoi_conn_free(conn);
     }
 }
 
@@ -6146,7 +6105,7 @@ static void azoi_conn_turn(azoi_node *node) {
     azoi_conn *conn = AZOI_OF(node, azoi_conn, node);
     azo_client *c = conn->client;
     uint32_t id = conn->source.id;
-    azoi_conn_advance(node);
+    azoi_conn_advance(conn);
     /* While a job drives it, its wishes are the job's to tell. */
     if (azoi_source_find(&c->pump, id) == NULL || conn->state == AZOI_CONN_BUSY ||
         azoi_source_sync(&c->pump, &conn->source)) {
