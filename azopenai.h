@@ -1551,8 +1551,7 @@ typedef struct azoi_conn {
     bool counted;   /* against max_connections */
     bool stale_able; /* was open before its job needed it, so the server may have closed it meanwhile */
     bool wants;     /* BUSY: the job waits for it */
-    int64_t idle_since;
-    int64_t connect_by;
+    int64_t due; /* when it must be open, drained or used again */
     int32_t connect_ms;
     azoi_buf out; /* head and start of the body, or the CONNECT head */
     size_t out_sent;
@@ -5827,15 +5826,6 @@ static void azoi_conn_wake_capped(azo_client *c) {
     }
 }
 
-static void azoi_conn_leave_idle(azoi_conn *conn) {
-    if (conn->state == AZOI_CONN_IDLE) {
-        azoi_link_leave(&conn->link);
-        azoi_list_add(&conn->client->conns, &conn->link);
-        conn->client->idle_count--;
-        conn->state = AZOI_CONN_READY;
-    }
-}
-
 static void azoi_conn_shut(azoi_conn *conn) {
     azoi_source_hush(&conn->client->pump, &conn->source);
     azoi_stream_close(&conn->stream);
@@ -5843,12 +5833,12 @@ static void azoi_conn_shut(azoi_conn *conn) {
 
 static void azoi_conn_free(azoi_conn *conn) {
     azo_client *c = conn->client;
-    azoi_conn_leave_idle(conn);
     azoi_conn_shut(conn);
     azoi_source_detach(&c->pump, &conn->source);
     azoi_timer_detach(&c->pump, &conn->timer);
     azoi_link_leave(&conn->node.link);
     azoi_link_leave(&conn->link);
+    c->idle_count -= conn->state == AZOI_CONN_IDLE;
     if (conn->counted) {
         c->counted_conns--;
         azoi_conn_wake_capped(c);
@@ -6010,7 +6000,7 @@ static azo_result azoi_conn_open_step(azoi_conn *conn) {
 }
 
 static void azoi_conn_arm(azoi_conn *conn) {
-    int64_t due = conn->connect_by;
+    int64_t due = conn->due;
     azo_watch watches[AZOI_MAX_FDS];
     int32_t timeout_ms = -1;
     (void)azoi_conn_describe(&conn->source, watches, AZOI_MAX_FDS, &timeout_ms);
@@ -6036,7 +6026,7 @@ static void azoi_conn_advance_opening(azoi_conn *conn) {
     while (r == AZO_OK && conn->state <= AZOI_CONN_TLS) {
         r = azoi_conn_open_step(conn);
     }
-    if (r == AZO_PENDING && conn->client->pump.now >= conn->connect_by) {
+    if (r == AZO_PENDING && conn->client->pump.now >= conn->due) {
         r = azoi_conn_timed_out(conn);
     }
     if (r == AZO_PENDING) {
@@ -6062,8 +6052,8 @@ static void azoi_conn_rest(azoi_conn *conn) {
     azoi_link_before(c->idle.next, &conn->link);
     c->idle_count++;
     conn->state = AZOI_CONN_IDLE;
-    conn->idle_since = c->pump.now;
-    azoi_timer_set(&c->pump, &conn->timer, conn->idle_since + AZOI_IDLE_MS);
+    conn->due = c->pump.now + AZOI_IDLE_MS;
+    azoi_timer_set(&c->pump, &conn->timer, conn->due);
     azoi_conn_wake_capped(c);
 }
 
@@ -6083,7 +6073,7 @@ static void azoi_conn_advance_drain(azoi_conn *conn) {
         }
     }
     /* More than one read's worth of a body that nobody wants costs more than a new connection. */
-    if (got != AZO_IO_AGAIN || !conn->stream.in_blocked || conn->client->pump.now >= conn->connect_by) {
+    if (got != AZO_IO_AGAIN || !conn->stream.in_blocked || conn->client->pump.now >= conn->due) {
         azoi_conn_free(conn);
     }
 }
@@ -6095,7 +6085,7 @@ static void azoi_conn_advance(azoi_conn *conn) {
         azoi_conn_fail(conn, AZO_ERR_CLOSED);
     } else if (conn->state == AZOI_CONN_DRAIN) {
         azoi_conn_advance_drain(conn);
-    } else if (conn->state == AZOI_CONN_IDLE && conn->client->pump.now >= conn->idle_since + AZOI_IDLE_MS) {
+    } else if (conn->state == AZOI_CONN_IDLE && conn->client->pump.now >= conn->due) {
         azoi_conn_free(conn);
     }
 }
@@ -6128,57 +6118,61 @@ static void azoi_conn_assign(azoi_conn *conn, azoi_node *user, azo_error *error)
     conn->stream.error = error;
 }
 
-/* The idle connection that was used last, as far as one can tell alive; NULL: none. */
-static azoi_conn *azoi_conn_take_idle(azo_client *c, const azoi_origin *origin, azoi_node *user, azo_error *error) {
-    azoi_link *next;
-    for (azoi_link *at = c->idle.next; at != &c->idle; at = next) {
+/* Of the idle connections for an origin (NULL: any) the one that was used last; NULL: none. */
+static azoi_conn *azoi_conn_idle(azo_client *c, const azoi_origin *origin) {
+    for (azoi_link *at = c->idle.next; at != &c->idle; at = at->next) {
         azoi_conn *conn = AZOI_OF(at, azoi_conn, link);
-        next = at->next;
-        if (!azoi_conn_serves(conn, origin)) {
-            continue;
+        if (origin == NULL || azoi_conn_serves(conn, origin)) {
+            return conn;
         }
-        conn->stream.in_blocked = false;
-        conn->stream.out_blocked = false;
-        int64_t idle_ms = c->pump.now - conn->idle_since;
-        /* Hardly a server closes in the millisecond of its answer: to ask then costs more than to send again. */
-        bool fresh = idle_ms == 0 && !azoi_stream_has_more(&conn->stream);
-        if (idle_ms >= AZOI_IDLE_MS || (!fresh && !azoi_conn_is_quiet(conn))) {
-            azoi_conn_free(conn);
-            continue;
-        }
-        azoi_conn_leave_idle(conn);
-        azoi_timer_unset(&c->pump, &conn->timer);
-        conn->stale_able = true;
-        azoi_conn_assign(conn, user, error);
-        return conn;
     }
     return NULL;
 }
 
+/* An idle connection, as far as one can tell alive; NULL: none. */
+static azoi_conn *azoi_conn_take_idle(azo_client *c, const azoi_origin *origin, azoi_node *user, azo_error *error) {
+    azoi_conn *conn;
+    while ((conn = azoi_conn_idle(c, origin)) != NULL) {
+        conn->stream.in_blocked = false;
+        conn->stream.out_blocked = false;
+        /* Hardly a server closes in the millisecond of its answer: to ask then costs more than to send again. */
+        bool fresh = conn->due == c->pump.now + AZOI_IDLE_MS && !azoi_stream_has_more(&conn->stream);
+        if (c->pump.now < conn->due && (fresh || azoi_conn_is_quiet(conn))) {
+            azoi_link_leave(&conn->link);
+            azoi_list_add(&c->conns, &conn->link);
+            c->idle_count--;
+            conn->state = AZOI_CONN_READY;
+            azoi_timer_unset(&c->pump, &conn->timer);
+            conn->stale_able = true;
+            azoi_conn_assign(conn, user, error);
+            break;
+        }
+        azoi_conn_free(conn);
+    }
+    return conn;
+}
+
 /* What else is idle for this origin is no better than the one that was just found dead. NULL: every origin. */
 static void azoi_conn_drop_idle(azo_client *c, const azoi_origin *origin) {
-    azoi_link *next;
-    for (azoi_link *at = c->idle.next; at != &c->idle; at = next) {
-        azoi_conn *conn = AZOI_OF(at, azoi_conn, link);
-        next = at->next;
-        if (origin == NULL || azoi_conn_serves(conn, origin)) {
-            azoi_conn_free(conn);
-        }
+    azoi_conn *conn;
+    while ((conn = azoi_conn_idle(c, origin)) != NULL) {
+        azoi_conn_free(conn);
     }
 }
 
 /* Below max_connections, if need be after closing another origin's idle one. */
 static bool azoi_conn_make_room(azo_client *c) {
-    if (c->max_connections > 0 && c->counted_conns >= c->max_connections) {
-        azoi_link *at = c->idle.next;
-        while (at != &c->idle && !AZOI_OF(at, azoi_conn, link)->counted) {
-            at = at->next;
-        }
-        if (at != &c->idle) {
-            azoi_conn_free(AZOI_OF(at, azoi_conn, link));
+    if (c->max_connections <= 0 || c->counted_conns < c->max_connections) {
+        return true;
+    }
+    for (azoi_link *at = c->idle.next; at != &c->idle; at = at->next) {
+        azoi_conn *conn = AZOI_OF(at, azoi_conn, link);
+        if (conn->counted) {
+            azoi_conn_free(conn);
+            return true;
         }
     }
-    return c->max_connections <= 0 || c->counted_conns < c->max_connections;
+    return false;
 }
 
 static azoi_conn *azoi_conn_alloc(azo_client *c, const azoi_origin *origin) {
@@ -6218,7 +6212,7 @@ static azo_result azoi_conn_open(azo_client *c, const azoi_origin *origin, int32
     conn->counted = counted;
     c->counted_conns += counted;
     conn->connect_ms = connect_ms;
-    conn->connect_by = azoi_deadline(c->pump.now, connect_ms);
+    conn->due = azoi_deadline(c->pump.now, connect_ms);
     conn->via_proxy = azoi_wants_proxy(c, origin);
     azoi_conn_assign(conn, user, error);
     const char *host = conn->via_proxy ? c->proxy_host.data : conn->origin.host.ptr;
@@ -6248,8 +6242,8 @@ static void azoi_conn_release(azoi_conn *conn, azoi_release how) {
     }
     if (how == AZOI_RELEASE_DRAIN) {
         conn->state = AZOI_CONN_DRAIN;
-        conn->connect_by = c->pump.now + AZOI_DRAIN_MS;
-        azoi_timer_set(&c->pump, &conn->timer, conn->connect_by);
+        conn->due = c->pump.now + AZOI_DRAIN_MS;
+        azoi_timer_set(&c->pump, &conn->timer, conn->due);
         azoi_pump_queue(&c->pump, &conn->node);
         return;
     }
