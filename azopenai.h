@@ -1545,8 +1545,7 @@ typedef struct azoi_conn {
     azoi_node *user; /* its job; NULL: none */
     azoi_conn_state state;
     azo_result result; /* why it FAILED */
-    azoi_origin origin;
-    size_t block_size;
+    azoi_origin origin; /* its host stands behind this block */
     bool via_proxy; /* a tunnel */
     bool counted;   /* against max_connections */
     bool stale_able; /* was open before its job needed it, so the server may have closed it meanwhile */
@@ -1798,7 +1797,7 @@ struct azo_client {
     int32_t total_ms;
     int32_t max_retry_wait_ms;
     int max_retries;
-    int max_connections; /* 0: no limit */
+    int max_connections;
     size_t max_response;
     size_t max_header;
     size_t max_event;
@@ -5845,7 +5844,7 @@ static void azoi_conn_free(azoi_conn *conn) {
     }
     azoi_buf_free(&conn->out);
     azoi_buf_free(&conn->in);
-    azoi_free(&c->allocator, conn, conn->block_size);
+    azoi_free(&c->allocator, conn, sizeof *conn + conn->origin.host.len + 1);
 }
 
 static void azoi_conn_fail(azoi_conn *conn, azo_result result) {
@@ -6160,45 +6159,33 @@ static void azoi_conn_drop_idle(azo_client *c, const azoi_origin *origin) {
     }
 }
 
-/* Below max_connections, if need be after closing another origin's idle one. */
+/* Below max_connections, if need be after closing idle ones. */
 static bool azoi_conn_make_room(azo_client *c) {
-    if (c->max_connections <= 0 || c->counted_conns < c->max_connections) {
-        return true;
+    azoi_conn *conn;
+    while (c->counted_conns >= c->max_connections && (conn = azoi_conn_idle(c, NULL)) != NULL) {
+        azoi_conn_free(conn);
     }
-    for (azoi_link *at = c->idle.next; at != &c->idle; at = at->next) {
-        azoi_conn *conn = AZOI_OF(at, azoi_conn, link);
-        if (conn->counted) {
-            azoi_conn_free(conn);
-            return true;
-        }
-    }
-    return false;
+    return c->counted_conns < c->max_connections;
 }
 
 static azoi_conn *azoi_conn_alloc(azo_client *c, const azoi_origin *origin) {
-    size_t size = sizeof(azoi_conn) + origin->host.len + 1;
-    azoi_conn *conn = (azoi_conn *)azoi_alloc(&c->allocator, size);
+    azoi_conn *conn = (azoi_conn *)azoi_alloc(&c->allocator, sizeof *conn + origin->host.len + 1);
     if (conn == NULL) {
         return NULL;
     }
-    char *host = (char *)(conn + 1);
-    memcpy(host, origin->host.ptr, origin->host.len);
-    host[origin->host.len] = '\0';
-    conn->block_size = size;
     conn->client = c;
     conn->origin = *origin;
-    conn->origin.host = azoi_view(host, origin->host.len);
+    conn->origin.host.ptr = (char *)memcpy(conn + 1, origin->host.ptr, origin->host.len); /* zeroed: a NUL follows */
     conn->node.advance = azoi_conn_turn;
     conn->source.happened = azoi_conn_happened;
     conn->source.describe = azoi_conn_describe;
     azoi_buf_init(&conn->out, &c->allocator, SIZE_MAX / 2, true);
     azoi_buf_init(&conn->in, &c->allocator, AZOI_MAX_PROXY_HEAD, true);
+    azoi_list_add(&c->conns, &conn->link);
     if (!azoi_timer_attach(&c->pump, &conn->timer, &conn->node) || !azoi_source_attach(&c->pump, &conn->source)) {
-        azoi_timer_detach(&c->pump, &conn->timer);
-        azoi_free(&c->allocator, conn, size);
+        azoi_conn_free(conn);
         return NULL;
     }
-    azoi_list_add(&c->conns, &conn->link);
     return conn;
 }
 
@@ -6214,7 +6201,7 @@ static azo_result azoi_conn_open(azo_client *c, const azoi_origin *origin, int32
     conn->connect_ms = connect_ms;
     conn->due = azoi_deadline(c->pump.now, connect_ms);
     conn->via_proxy = azoi_wants_proxy(c, origin);
-    azoi_conn_assign(conn, user, error);
+    conn->user = user;
     const char *host = conn->via_proxy ? c->proxy_host.data : conn->origin.host.ptr;
     uint16_t port = conn->via_proxy ? c->proxy_port : conn->origin.port;
     azo_result r = azoi_stream_open(&conn->stream, &c->net, host, port, conn->source.id, error);
@@ -6222,7 +6209,6 @@ static azo_result azoi_conn_open(azo_client *c, const azoi_origin *origin, int32
         azoi_conn_free(conn);
         return r;
     }
-    conn->stream.error = error;
     azoi_pump_queue(&c->pump, &conn->node);
     *out = conn;
     return AZO_OK;
@@ -6597,7 +6583,7 @@ static bool azoi_job_may_open(azo_request *job) {
     if (job->ops->kind == AZOI_KIND_FETCH) {
         return true; /* requests that wait for it may hold every place */
     }
-    if (!job->authorized && c->max_connections > 0 && c->counted_conns + 1 >= c->max_connections) {
+    if (!job->authorized && c->counted_conns >= c->max_connections - 1) {
         return false;
     }
     bool first = azoi_list_empty(&c->capped) || c->capped.next == &job->capped;
@@ -11242,7 +11228,7 @@ static azo_result azoi_client_set_limits(azo_client *c, const azo_client_desc *d
     c->total_ms = given[3] != 0 ? given[3] : AZO_DEFAULT_TOTAL_MS;
     c->max_retry_wait_ms = given[4] != 0 ? given[4] : AZO_DEFAULT_RETRY_WAIT_MS;
     c->max_retries = given[5] != 0 ? given[5] : AZO_DEFAULT_RETRIES;
-    c->max_connections = given[6] > 0 ? given[6] : 0;
+    c->max_connections = given[6] > 0 ? given[6] : INT_MAX;
     c->max_response = desc->max_response_bytes != 0 ? desc->max_response_bytes : AZO_DEFAULT_RESPONSE_BYTES;
     c->max_header = desc->max_header_bytes != 0 ? desc->max_header_bytes : AZO_DEFAULT_HEADER_BYTES;
     c->max_event = desc->max_event_bytes != 0 ? desc->max_event_bytes : AZO_DEFAULT_EVENT_BYTES;
