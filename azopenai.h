@@ -1544,11 +1544,11 @@ typedef struct azoi_conn {
     azoi_link link; /* in the client's list of those in use, or of the idle ones */
     azoi_node *user; /* its job; NULL: none */
     azoi_conn_state state;
-    azo_result result; /* why it FAILED */
+    azo_result result; /* PENDING while it is opened, OK, or why it FAILED */
     azoi_origin origin; /* its host stands behind this block */
     bool via_proxy; /* a tunnel */
     bool counted;   /* against max_connections */
-    bool stale_able; /* was open before its job needed it, so the server may have closed it meanwhile */
+    bool stale_able; /* was open before its job needed it, and no answer came: the server may have closed it before */
     bool wants;     /* BUSY: the job waits for it */
     int64_t due; /* when it must be open, drained or used again */
     int32_t connect_ms;
@@ -1670,8 +1670,6 @@ struct azo_request {
     bool fresh_only;    /* the free reconnect after a stale connection was used */
     bool conn_failed;   /* a connection opened ahead of the token failed: wait for the token */
     bool final;         /* the failure is none of HTTP's: no retry */
-    bool sent_all;
-    bool got_byte;      /* of this attempt's answer */
     bool delivered;     /* an event or data callback was called: never retry */
     bool paused;
     bool resumed;       /* deliver what was left before reading on */
@@ -5891,6 +5889,8 @@ static azo_result azoi_conn_send_out(azoi_conn *conn) {
         }
         conn->out_sent += (size_t)sent;
     }
+    azoi_buf_clear(&conn->out);
+    conn->out_sent = 0;
     return AZO_OK;
 }
 
@@ -5966,8 +5966,8 @@ static azo_result azoi_conn_proxy(azoi_conn *conn) {
 }
 
 static void azoi_conn_ready(azoi_conn *conn) {
-    azoi_buf_clear(&conn->out);
     azoi_buf_clear(&conn->in);
+    conn->result = AZO_OK;
     conn->state = AZOI_CONN_READY;
     azoi_timer_unset(&conn->client->pump, &conn->timer);
     azoi_pump_queue(&conn->client->pump, conn->user);
@@ -6174,6 +6174,7 @@ static azoi_conn *azoi_conn_alloc(azo_client *c, const azoi_origin *origin) {
         return NULL;
     }
     conn->client = c;
+    conn->result = AZO_PENDING;
     conn->origin = *origin;
     conn->origin.host.ptr = (char *)memcpy(conn + 1, origin->host.ptr, origin->host.len); /* zeroed: a NUL follows */
     conn->node.advance = azoi_conn_turn;
@@ -6214,15 +6215,13 @@ static azo_result azoi_conn_open(azo_client *c, const azoi_origin *origin, int32
     return AZO_OK;
 }
 
-/* The job is done with it. */
+/* The job is done with it. One that nothing was sent on serves the next job in any case. */
 static void azoi_conn_release(azoi_conn *conn, azoi_release how) {
     azo_client *c = conn->client;
     azoi_conn_assign(conn, NULL, NULL);
     conn->wants = false;
     azoi_buf_clear(&conn->out);
-    azoi_buf_clear(&conn->in);
-    conn->out_sent = 0;
-    if (how == AZOI_RELEASE_KILL || AZO_MAX_IDLE_CONNECTIONS == 0) {
+    if (AZO_MAX_IDLE_CONNECTIONS == 0 || (how == AZOI_RELEASE_KILL && conn->state != AZOI_CONN_READY)) {
         azoi_conn_free(conn);
         return;
     }
@@ -6278,6 +6277,13 @@ static void azoi_job_drop_conn(azo_request *job, azoi_release how) {
         job->conn = NULL;
         azoi_conn_release(conn, how);
     }
+}
+
+/* It waits for nothing and holds nothing any more. */
+static void azoi_job_let_go(azo_request *job) {
+    azoi_wait_leave(job);
+    azoi_cap_leave(job);
+    azoi_job_drop_conn(job, AZOI_RELEASE_KILL);
 }
 
 static azo_stage azoi_job_stage(const azo_request *job) {
@@ -6336,10 +6342,7 @@ static void azoi_job_orphan(azo_request *job) {
 
 static void azoi_job_free(azo_request *job) {
     if (job->client != NULL) {
-        azoi_wait_leave(job);
-        azoi_cap_leave(job);
-        bool unused = job->conn != NULL && job->conn->state == AZOI_CONN_READY;
-        azoi_job_drop_conn(job, unused ? AZOI_RELEASE_REUSE : AZOI_RELEASE_KILL);
+        azoi_job_let_go(job);
     }
     if (job->ops->drop != NULL) {
         job->ops->drop(job);
@@ -6369,10 +6372,7 @@ static void azoi_job_finish(azo_request *job, azo_result result) {
         azoi_job_annotate(job);
         azoi_log(&c->net, AZO_LOG_INFO, "* failed: %s", job->error.message);
     }
-    azoi_wait_leave(job);
-    azoi_cap_leave(job);
-    bool unused = job->conn != NULL && job->conn->state == AZOI_CONN_READY;
-    azoi_job_drop_conn(job, unused ? AZOI_RELEASE_REUSE : AZOI_RELEASE_KILL);
+    azoi_job_let_go(job);
     job->state = AZOI_JOB_DONE;
     job->result = result;
     azoi_timer_unset(&c->pump, &job->timer);
@@ -6429,8 +6429,6 @@ static void azoi_job_start_over(azo_request *job) {
     memset(&job->head, 0, sizeof job->head);
     job->authorized = job->ops->authorize == NULL;
     job->conn_failed = false;
-    job->sent_all = false;
-    job->got_byte = false;
     job->complete = false;
     job->body_whole = false;
     job->body_sent = 0;
@@ -6487,8 +6485,7 @@ static bool azoi_job_wait_time(azo_request *job, int32_t *wait_ms) {
 /* A connection that had been open for a while and was closed before a byte of the answer came: the server's idle
  * timeout and our request have crossed. One more connection is free. */
 static bool azoi_job_was_stale(const azo_request *job, azo_result result) {
-    return result == AZO_ERR_CLOSED && job->conn != NULL && job->conn->stale_able && !job->got_byte &&
-           !job->fresh_only;
+    return result == AZO_ERR_CLOSED && job->conn != NULL && job->conn->stale_able && !job->fresh_only;
 }
 
 static azo_result azoi_job_failed(azo_request *job, azo_result result) {
@@ -6610,17 +6607,7 @@ static azo_result azoi_job_connect(azo_request *job) {
             return r;
         }
     }
-    if (job->conn == NULL) {
-        return AZO_PENDING;
-    }
-    switch (job->conn->state) {
-    case AZOI_CONN_READY:
-        return AZO_OK;
-    case AZOI_CONN_FAILED:
-        return job->conn->result;
-    default:
-        return AZO_PENDING;
-    }
+    return job->conn != NULL ? job->conn->result : AZO_PENDING;
 }
 
 static azo_result azoi_job_authorize(azo_request *job) {
@@ -6719,8 +6706,6 @@ static azo_result azoi_job_fill(azo_request *job) {
 static azo_result azoi_job_begin_send(azo_request *job) {
     azoi_conn *conn = job->conn;
     azoi_buf *out = &conn->out;
-    azoi_buf_clear(out);
-    conn->out_sent = 0;
     azoi_buf_str(out, job->spec.method);
     azoi_buf_char(out, ' ');
     azoi_buf_str(out, job->spec.target);
@@ -6755,22 +6740,17 @@ static azo_result azoi_job_begin_send(azo_request *job) {
 
 /* OK when all is sent. PENDING also when the turn is over, so that an early answer is seen and others have theirs. */
 static azo_result azoi_job_send(azo_request *job) {
-    azoi_buf *out = &job->conn->out;
     for (size_t total = 0;;) {
+        total += job->conn->out.len;
         azo_result r = azoi_conn_send_out(job->conn);
         if (r != AZO_OK) {
             return r;
         }
-        total += out->len;
-        azoi_buf_clear(out);
-        job->conn->out_sent = 0;
+        job->first_byte_by = azoi_deadline(job->client->pump.now, job->spec.first_byte_ms);
         if (job->body_sent == job->spec.body.len) {
-            job->sent_all = true;
             job->state = AZOI_JOB_HEAD;
-            job->first_byte_by = azoi_deadline(job->client->pump.now, job->spec.first_byte_ms);
             return AZO_OK;
         }
-        job->first_byte_by = azoi_deadline(job->client->pump.now, job->spec.first_byte_ms);
         r = azoi_job_fill(job);
         if (r != AZO_OK) {
             return r;
@@ -6857,7 +6837,7 @@ static azo_result azoi_job_take_head(azo_request *job) {
         return AZO_OK;
     }
     azoi_net_told(&job->client->net, job->client->pump.now, job->head.headers, job->spec.origin.secure);
-    job->keep_conn = job->head.keep_alive && job->sent_all; /* an early answer leaves half a request behind */
+    job->keep_conn = job->head.keep_alive && job->state == AZOI_JOB_HEAD; /* an early answer leaves half a request */
     job->state = AZOI_JOB_BODY;
     azoi_body_init(&job->decoder, &job->head);
     return job->head.status / 100 == 3 && job->head.status != 304 ? azoi_job_redirected(job) : AZO_OK;
@@ -6943,7 +6923,7 @@ static azo_result azoi_job_feed_body(azo_request *job, azo_str *in) {
 
 /* Bytes of the answer. OK: more may be read. PENDING: paused. The end of the answer is in the job's flags. */
 static azo_result azoi_job_feed(azo_request *job, azo_str *in) {
-    job->got_byte = true;
+    job->conn->stale_able = false;
     job->last_byte = job->client->pump.now;
     while (job->state != AZOI_JOB_BODY && in->len > 0) {
         azo_result r = azoi_job_feed_head(job, in);
