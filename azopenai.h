@@ -1679,9 +1679,7 @@ struct azo_request {
     uint64_t body_sent;
     int interim;        /* 1xx heads so far */
     int64_t total_by;
-    int64_t wake_at;    /* end of the backoff */
-    int64_t first_byte_by;
-    int64_t last_byte;  /* for the idle limit */
+    int64_t due;        /* end of the backoff, of the wait for the head, or of that for more of the body */
     azoi_head head;     /* status 0: none yet */
     azoi_buf head_text;
     azoi_body decoder;
@@ -6287,23 +6285,13 @@ static void azoi_job_let_go(azo_request *job) {
 }
 
 static azo_stage azoi_job_stage(const azo_request *job) {
-    switch (job->state) {
-    case AZOI_JOB_PREPARE:
-        if (azoi_linked(&job->waiting) || job->conn == NULL) {
-            return job->authorized ? AZO_STAGE_CONNECT : AZO_STAGE_TOKEN;
-        }
-        return job->conn->state == AZOI_CONN_TLS ? AZO_STAGE_TLS : AZO_STAGE_CONNECT;
-    case AZOI_JOB_SEND:
-        return AZO_STAGE_SEND;
-    case AZOI_JOB_HEAD:
-        return AZO_STAGE_HEAD;
-    case AZOI_JOB_BODY:
-        return AZO_STAGE_BODY;
-    case AZOI_JOB_BACKOFF:
-    case AZOI_JOB_DONE: /* nobody asks any more */
-        break;
+    static const azo_stage stages[] = {AZO_STAGE_CONNECT, AZO_STAGE_SEND, AZO_STAGE_HEAD, AZO_STAGE_BODY,
+                                       AZO_STAGE_WAIT, AZO_STAGE_WAIT}; /* by state */
+    if (job->state == AZOI_JOB_PREPARE && !job->authorized && (azoi_linked(&job->waiting) || job->conn == NULL)) {
+        return AZO_STAGE_TOKEN;
     }
-    return AZO_STAGE_WAIT;
+    bool shakes = job->conn != NULL && job->conn->state == AZOI_CONN_TLS;
+    return shakes ? AZO_STAGE_TLS : stages[job->state];
 }
 
 static azo_str azoi_request_id(azo_str headers) {
@@ -6434,6 +6422,7 @@ static void azoi_job_start_over(azo_request *job) {
     job->body_sent = 0;
     job->interim = 0;
     job->state = AZOI_JOB_PREPARE;
+    job->due = AZOI_NEVER;
     if (job->ops->restart != NULL) {
         job->ops->restart(job);
     }
@@ -6514,7 +6503,7 @@ static azo_result azoi_job_failed(azo_request *job, azo_result result) {
     azoi_wait_leave(job);
     job->fresh_only = false;
     job->state = AZOI_JOB_BACKOFF;
-    job->wake_at = c->pump.now + wait_ms;
+    job->due = c->pump.now + wait_ms;
     return AZO_PENDING;
 }
 
@@ -6537,35 +6526,15 @@ static azo_result azoi_job_check_time(azo_request *job) {
         azoi_error_clear(&job->error); /* of an attempt before */
         return azoi_job_timed_out(job, "total_timeout_ms", job->spec.total_ms);
     }
-    if ((job->state == AZOI_JOB_HEAD || job->state == AZOI_JOB_SEND) && now >= job->first_byte_by) {
-        return azoi_job_timed_out(job, "first_byte_timeout_ms", job->spec.first_byte_ms);
+    if (now < job->due || job->paused || job->state == AZOI_JOB_BACKOFF) {
+        return AZO_PENDING;
     }
-    bool idle = job->state == AZOI_JOB_BODY && !job->paused && job->spec.idle_ms != AZO_OFF;
-    if (idle && now - job->last_byte >= job->spec.idle_ms) {
-        return azoi_job_timed_out(job, "idle_timeout_ms", job->spec.idle_ms);
-    }
-    return AZO_PENDING;
+    return job->state == AZOI_JOB_BODY ? azoi_job_timed_out(job, "idle_timeout_ms", job->spec.idle_ms)
+                                       : azoi_job_timed_out(job, "first_byte_timeout_ms", job->spec.first_byte_ms);
 }
 
 static void azoi_job_arm(azo_request *job) {
-    int64_t due = job->total_by;
-    int64_t other = AZOI_NEVER;
-    switch (job->state) {
-    case AZOI_JOB_BACKOFF:
-        other = job->wake_at;
-        break;
-    case AZOI_JOB_SEND:
-    case AZOI_JOB_HEAD:
-        other = job->first_byte_by;
-        break;
-    case AZOI_JOB_BODY:
-        other = job->paused ? AZOI_NEVER : azoi_deadline(job->last_byte, job->spec.idle_ms);
-        break;
-    case AZOI_JOB_PREPARE:
-    case AZOI_JOB_DONE:
-        break;
-    }
-    due = other < due ? other : due;
+    int64_t due = job->paused || job->due > job->total_by ? job->total_by : job->due;
     /* A timer that fires too early looks again: cheaper than moving it with every event of a stream. */
     if (due < job->timer.due) {
         azoi_timer_set(&job->client->pump, &job->timer, due);
@@ -6732,7 +6701,7 @@ static azo_result azoi_job_begin_send(azo_request *job) {
     azoi_buf_puts(out, "\r\n");
     job->state = AZOI_JOB_SEND;
     job->attempts++;
-    job->first_byte_by = azoi_deadline(job->client->pump.now, job->spec.first_byte_ms);
+    job->due = azoi_deadline(job->client->pump.now, job->spec.first_byte_ms);
     conn->state = AZOI_CONN_BUSY;
     r = azoi_buf_failed(out, &job->error, "The request");
     return r == AZO_OK ? azoi_job_fill(job) : r;
@@ -6746,7 +6715,7 @@ static azo_result azoi_job_send(azo_request *job) {
         if (r != AZO_OK) {
             return r;
         }
-        job->first_byte_by = azoi_deadline(job->client->pump.now, job->spec.first_byte_ms);
+        job->due = azoi_deadline(job->client->pump.now, job->spec.first_byte_ms);
         if (job->body_sent == job->spec.body.len) {
             job->state = AZOI_JOB_HEAD;
             return AZO_OK;
@@ -6766,10 +6735,10 @@ static azo_result azoi_job_send(azo_request *job) {
 
 /* The answer that stands is whole (or as whole as it needs to be). */
 static azo_result azoi_job_answered(azo_request *job) {
-    bool whole = job->body_whole && job->keep_conn && job->conn->in.len == 0;
-    bool drain = !job->body_whole && job->keep_conn;
     job->conn->drain = job->decoder;
-    azoi_job_drop_conn(job, whole ? AZOI_RELEASE_REUSE : drain ? AZOI_RELEASE_DRAIN : AZOI_RELEASE_KILL);
+    azoi_job_drop_conn(job, !job->keep_conn  ? AZOI_RELEASE_KILL
+                            : job->body_whole ? AZOI_RELEASE_REUSE
+                                              : AZOI_RELEASE_DRAIN);
     if (azoi_job_is_success(job)) {
         return job->ops->end != NULL ? job->ops->end(job) : AZO_OK;
     }
@@ -6840,6 +6809,7 @@ static azo_result azoi_job_take_head(azo_request *job) {
     job->keep_conn = job->head.keep_alive && job->state == AZOI_JOB_HEAD; /* an early answer leaves half a request */
     job->state = AZOI_JOB_BODY;
     azoi_body_init(&job->decoder, &job->head);
+    job->body_whole = job->head.framing == AZOI_FRAMING_NONE;
     return job->head.status / 100 == 3 && job->head.status != 304 ? azoi_job_redirected(job) : AZO_OK;
 }
 
@@ -6847,21 +6817,13 @@ static azo_result azoi_job_take_head(azo_request *job) {
 static azo_result azoi_job_feed_head(azo_request *job, azo_str *in) {
     azoi_buf *text = &job->head_text;
     size_t before = text->len;
-    size_t room = text->max - before;
-    size_t take = in->len < room ? in->len : room;
-    azoi_buf_add(text, in->ptr, take);
-    if (text->failed != AZO_OK) {
-        return azoi_buf_failed(text, &job->error, "The head of the answer (max_header_bytes)");
-    }
+    azoi_buf_collect(text, *in);
     size_t size = azoi_head_size(azoi_buf_view(text), before);
     if (size == 0) {
-        if (take < in->len) {
-            return azoi_fail(&job->error, AZO_ERR_LIMIT, "The head of the answer is longer than %lu bytes. Raise "
-                             "max_header_bytes if you trust the peer.", (unsigned long)text->max);
-        }
-        *in = azoi_skip(*in, take);
-        return AZO_PENDING;
+        *in = azoi_skip(*in, in->len);
+        return azoi_buf_failed(text, &job->error, "The head of the answer (max_header_bytes)");
     }
+    text->failed = AZO_OK; /* too long only with what follows the head */
     text->len = size;
     text->data[size] = '\0';
     azoi_job_hide(job, text); /* before anything is logged or put into an error */
@@ -6890,13 +6852,12 @@ static azo_result azoi_job_deliver(azo_request *job, azo_str *piece) {
         return azoi_job_collect(job, piece);
     }
     azo_result r = job->ops->data(job, piece);
-    if (r == AZO_PENDING && piece->len > 0) {
-        azoi_buf_add(&job->held, piece->ptr, piece->len);
-        if (job->held.failed != AZO_OK) {
-            return azoi_buf_failed(&job->held, &job->error, "What came for a paused request");
-        }
+    if (r != AZO_PENDING || piece->len == 0) {
+        return r;
     }
-    return r;
+    azoi_buf_str(&job->held, *piece);
+    azo_result kept = azoi_buf_failed(&job->held, &job->error, "What came for a paused request");
+    return kept == AZO_OK ? AZO_PENDING : kept;
 }
 
 /* Takes bytes of the body off *in until they are used up (OK) or the job pauses (PENDING). Where the answer is
@@ -6918,30 +6879,26 @@ static azo_result azoi_job_feed_body(azo_request *job, azo_str *in) {
             return r;
         }
     }
+    if (in->len > 0) {
+        job->keep_conn = false; /* the peer sent more than its answer */
+    }
     return AZO_OK;
 }
 
 /* Bytes of the answer. OK: more may be read. PENDING: paused. The end of the answer is in the job's flags. */
 static azo_result azoi_job_feed(azo_request *job, azo_str *in) {
     job->conn->stale_able = false;
-    job->last_byte = job->client->pump.now;
     while (job->state != AZOI_JOB_BODY && in->len > 0) {
         azo_result r = azoi_job_feed_head(job, in);
         if (r != AZO_OK) {
-            return r == AZO_PENDING ? AZO_OK : r;
+            return r;
         }
     }
     if (job->state != AZOI_JOB_BODY) {
         return AZO_OK;
     }
-    if (job->decoder.framing == AZOI_FRAMING_NONE) {
-        job->body_whole = true;
-    }
-    azo_result r = azoi_job_feed_body(job, in);
-    if (in->len > 0 && job->body_whole) {
-        job->keep_conn = false; /* the peer sent more than its answer */
-    }
-    return r;
+    job->due = azoi_deadline(job->client->pump.now, job->spec.idle_ms);
+    return azoi_job_feed_body(job, in);
 }
 
 /* The connection ended. */
@@ -7010,11 +6967,7 @@ static azo_result azoi_job_receive(azo_request *job) {
             return AZO_PENDING;
         }
         if (got <= 0) {
-            azo_result r = azoi_job_eof(job, (azo_result)(int)got);
-            if (r != AZO_OK) {
-                return r;
-            }
-            continue;
+            return azoi_job_eof(job, (azo_result)(int)got);
         }
         total += (size_t)got;
         azo_str in = azoi_view(c->input.data, (size_t)got);
@@ -7072,7 +7025,7 @@ static azo_result azoi_job_move(azo_request *job) {
         return r;
     }
     if (job->state == AZOI_JOB_BACKOFF) {
-        if (job->client->pump.now < job->wake_at) {
+        if (job->client->pump.now < job->due) {
             return AZO_PENDING;
         }
         azoi_job_start_over(job);
@@ -7230,6 +7183,7 @@ static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_req
     job->authorized = spec->ops->authorize == NULL;
     azoi_pump_tick(&c->pump);
     job->total_by = azoi_deadline(c->pump.now, spec->total_ms);
+    job->due = AZOI_NEVER;
     azoi_list_add(&c->jobs, &job->link);
     azoi_job_arm(job);
     azoi_job_wake(job);
@@ -11537,7 +11491,7 @@ AZO_API void azo_request_resume(azo_request *request) {
     request->paused = false;
     request->resumed = true;
     azoi_pump_tick(&request->client->pump);
-    request->last_byte = request->client->pump.now;
+    request->due = azoi_deadline(request->client->pump.now, request->spec.idle_ms);
     azoi_job_wake(request);
     azoi_client_tell(request->client);
 }
