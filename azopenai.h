@@ -1644,7 +1644,6 @@ struct azo_request {
     bool freed;    /* nobody wants it any more: freed as soon as its turn is over */
     bool in_turn;
     bool cancelled;
-    bool in_callback;
     bool blocking; /* nobody else has it, to resume it or to take it out of azo_next */
 
     /* token */
@@ -6087,6 +6086,15 @@ static void azoi_conn_advance(azoi_conn *conn) {
     }
 }
 
+/* Tells the loop what the connection waits for. */
+static azo_result azoi_conn_sync(azoi_conn *conn) {
+    if (azoi_source_sync(&conn->client->pump, &conn->source)) {
+        return AZO_OK;
+    }
+    return azoi_fail(conn->stream.error, AZO_ERR_MEMORY, "The event loop could not watch a connection to %s. Look at "
+                     "what azo_loop.watch answered.", conn->origin.host.ptr);
+}
+
 /* The pump's turn of a connection; `conn` may be gone after the inner one. */
 static void azoi_conn_turn(azoi_node *node) {
     azoi_conn *conn = AZOI_OF(node, azoi_conn, node);
@@ -6094,13 +6102,10 @@ static void azoi_conn_turn(azoi_node *node) {
     uint32_t id = conn->source.id;
     azoi_conn_advance(conn);
     /* While a job drives it, its wishes are the job's to tell. */
-    if (azoi_source_find(&c->pump, id) == NULL || conn->state == AZOI_CONN_BUSY ||
-        azoi_source_sync(&c->pump, &conn->source)) {
-        return;
+    bool mine = azoi_source_find(&c->pump, id) != NULL && conn->state != AZOI_CONN_BUSY;
+    if (mine && azoi_conn_sync(conn) != AZO_OK) {
+        azoi_conn_fail(conn, AZO_ERR_MEMORY);
     }
-    (void)azoi_fail(conn->stream.error, AZO_ERR_MEMORY, "The event loop could not watch a connection to %s. Look at "
-                    "what azo_loop.watch answered.", conn->origin.host.ptr);
-    azoi_conn_fail(conn, AZO_ERR_MEMORY);
 }
 
 /* ---- what jobs use ---- */
@@ -6382,28 +6387,21 @@ static void azoi_job_finish(azo_request *job, azo_result result) {
 
 static void azoi_callback_enter(azo_request *job) {
     job->delivered = true;
-    job->in_callback = true;
     job->client->in_callback = true;
 }
 
+/* What cancels the request is explained where it ends. */
 static azo_result azoi_callback_leave(azo_request *job, int answer) {
-    azo_client *c = job->client;
-    job->in_callback = false;
-    c->in_callback = false;
-    if (answer == AZO_STOP) {
-        job->cancelled = true;
-    }
-    if (job->cancelled || c->closing) {
-        return azoi_fail(&job->error, AZO_ERR_CANCELLED,
-                         "The request was cancelled inside its callback. Nothing needs to be done.");
+    job->client->in_callback = false;
+    job->cancelled = job->cancelled || job->client->closing || answer == AZO_STOP;
+    if (job->cancelled) {
+        return AZO_ERR_CANCELLED;
     }
     if (answer == AZO_PAUSE && job->blocking) {
         return azoi_fail(&job->error, AZO_ERR_STATE, "A callback answered AZO_PAUSE (%d) in a blocking call, which "
                          "nobody could resume. Use the begin form, or answer AZO_GO_ON.", (int)AZO_PAUSE);
     }
-    if (answer == AZO_PAUSE) {
-        job->paused = true;
-    }
+    job->paused = job->paused || answer == AZO_PAUSE;
     return job->paused ? AZO_PENDING : AZO_OK;
 }
 
@@ -7046,46 +7044,33 @@ static azo_result azoi_job_move(azo_request *job) {
     return azoi_job_exchange(job);
 }
 
-static void azoi_job_sync_conn(azo_request *job) {
-    azo_client *c = job->client;
+/* Has the job's connection watched, if the job drives one. */
+static azo_result azoi_job_sync_conn(azo_request *job) {
     if (job->conn == NULL || job->conn->state != AZOI_CONN_BUSY) {
-        return;
+        return AZO_PENDING;
     }
     job->conn->wants = !job->paused;
-    if (!azoi_source_sync(&c->pump, &job->conn->source)) {
-        job->final = true;
-        (void)azoi_fail(&job->error, AZO_ERR_MEMORY, "The event loop could not watch a connection to %s. Look at what "
-                        "azo_loop.watch answered.", job->spec.origin.host.ptr);
-        azoi_job_finish(job, AZO_ERR_MEMORY);
-    }
-}
-
-static void azoi_job_cancel_now(azo_request *job) {
-    azoi_error_clear(&job->error);
-    (void)azoi_fail(&job->error, AZO_ERR_CANCELLED, "The request was cancelled by this program. Nothing needs to be "
-                    "done.");
-    azoi_job_finish(job, AZO_ERR_CANCELLED);
+    azo_result r = azoi_conn_sync(job->conn);
+    return r == AZO_OK ? AZO_PENDING : r;
 }
 
 static void azoi_job_advance(azoi_node *node) {
     azo_request *job = AZOI_OF(node, azo_request, node);
     job->in_turn = true;
+    azo_result r = job->cancelled ? AZO_ERR_CANCELLED : azoi_job_move(job);
     if (job->cancelled) {
-        azoi_job_cancel_now(job);
-    } else {
-        azo_result r = azoi_job_move(job);
-        if (job->cancelled) {
-            azoi_job_cancel_now(job);
-        } else {
-            r = r < 0 ? azoi_job_failed(job, r) : r;
-            if (r != AZO_PENDING) {
-                azoi_job_finish(job, r);
-            }
-        }
+        azoi_error_clear(&job->error);
+        r = azoi_fail(&job->error, AZO_ERR_CANCELLED, "The request was cancelled by this program. Nothing needs to be "
+                      "done.");
+    } else if (r < 0) {
+        r = azoi_job_failed(job, r);
     }
-    if (job->state != AZOI_JOB_DONE) {
+    if (r == AZO_PENDING) {
         azoi_job_arm(job);
-        azoi_job_sync_conn(job);
+        r = azoi_job_sync_conn(job);
+    }
+    if (r != AZO_PENDING) {
+        azoi_job_finish(job, r);
     }
     job->in_turn = false;
     if (job->freed) {
@@ -8566,7 +8551,7 @@ static azo_result azoi_end(azo_request *job, azoi_job_kind kind, azo_result (*se
     if (azoi_begin(err, job == NULL ? 1 : 0) != AZO_OK) {
         return AZO_ERR_ARGUMENT;
     }
-    if (job->in_callback || (job->client != NULL && job->client->in_callback)) {
+    if (job->client != NULL && job->client->in_callback) {
         return azoi_fail(err, AZO_ERR_STATE, "An azo_X_end was called inside a callback (error %d). Call it after the "
                          "callback has returned.", (int)AZO_ERR_STATE);
     }
