@@ -5936,17 +5936,14 @@ static azo_result azoi_conn_proxy_gone(azoi_conn *conn, int how) {
 /* Sends CONNECT and reads the proxy's answer: OK when the tunnel stands. */
 static azo_result azoi_conn_proxy(azoi_conn *conn) {
     azo_result r = azoi_conn_send_out(conn);
-    if (r < 0) {
-        return azoi_conn_proxy_gone(conn, (int)r);
+    if (r != AZO_OK) {
+        return r == AZO_PENDING ? r : azoi_conn_proxy_gone(conn, (int)r);
     }
-    while (r == AZO_OK) {
+    for (;;) {
         char bytes[1024];
         ptrdiff_t got = azoi_stream_read(&conn->stream, bytes, sizeof bytes);
-        if (got == AZO_IO_AGAIN) {
-            return AZO_PENDING;
-        }
         if (got <= 0) {
-            return azoi_conn_proxy_gone(conn, (int)got);
+            return got == AZO_IO_AGAIN ? AZO_PENDING : azoi_conn_proxy_gone(conn, (int)got);
         }
         size_t seen = conn->in.len;
         azoi_buf_add(&conn->in, bytes, (size_t)got);
@@ -5954,12 +5951,10 @@ static azo_result azoi_conn_proxy(azoi_conn *conn) {
         if (head_size > 0) {
             return azoi_conn_proxy_answer(conn, head_size);
         }
-        if (conn->in.failed == AZO_ERR_LIMIT) {
-            return azoi_conn_proxy_odd(conn);
+        if (conn->in.failed != AZO_OK) {
+            return conn->in.failed == AZO_ERR_LIMIT ? azoi_conn_proxy_odd(conn) : azoi_memory(conn->stream.error);
         }
-        r = azoi_buf_failed(&conn->in, conn->stream.error, "The proxy's answer");
     }
-    return r;
 }
 
 static void azoi_conn_ready(azoi_conn *conn) {
@@ -6413,7 +6408,7 @@ static void azoi_job_start_over(azo_request *job) {
     azoi_buf_clear(&job->body);
     azoi_buf_clear(&job->held);
     memset(&job->head, 0, sizeof job->head);
-    job->authorized = job->ops->authorize == NULL;
+    job->authorized = false;
     job->conn_failed = false;
     job->complete = false;
     job->body_whole = false;
@@ -6567,7 +6562,7 @@ static azo_result azoi_job_connect(azo_request *job) {
             azoi_cap_leave(job);
         }
     }
-    if (job->conn == NULL && !job->conn_failed && azoi_job_may_open(job)) {
+    if (job->conn == NULL && (job->authorized || !job->conn_failed) && azoi_job_may_open(job)) {
         azo_result r = azoi_conn_open(c, &job->spec.origin, job->spec.connect_ms, job->ops->kind != AZOI_KIND_FETCH,
                                       &job->node, &job->error, &job->conn);
         if (r != AZO_OK) {
@@ -6578,16 +6573,12 @@ static azo_result azoi_job_connect(azo_request *job) {
 }
 
 static azo_result azoi_job_authorize(azo_request *job) {
-    if (!job->authorized) {
-        azo_result r = job->ops->authorize(job);
-        if (r != AZO_OK) {
-            job->final = r != AZO_PENDING; /* the fetch had its own retries */
-            return r;
-        }
-        job->authorized = true;
-        job->conn_failed = false;
+    azo_result r = job->authorized || job->ops->authorize == NULL ? AZO_OK : job->ops->authorize(job);
+    if (r < 0) {
+        job->final = true; /* the fetch had its own retries */
     }
-    return AZO_OK;
+    job->authorized = r == AZO_OK;
+    return r;
 }
 
 /* OK when both are there. A connection that fails ahead of the token was only an attempt to save time: if the token
@@ -6684,25 +6675,24 @@ static azo_result azoi_job_begin_send(azo_request *job) {
     }
     azoi_buf_str(out, job->spec.headers);
     azoi_buf_str(out, job->spec.own_headers);
-    size_t signature = out->len;
-    job->ops->sign(job, out);
-    azo_result r = azoi_buf_failed(out, &job->error, "The request");
-    if (r != AZO_OK) {
-        return r;
-    }
-    azoi_job_log_head(job, azoi_skip(azoi_buf_view(out), signature));
     if (job->spec.has_body) {
         azoi_buf_puts(out, "Content-Length: ");
         azoi_buf_count(out, job->spec.body.len);
         azoi_buf_puts(out, "\r\n");
     }
+    size_t signature = out->len;
+    job->ops->sign(job, out);
     azoi_buf_puts(out, "\r\n");
+    azo_result r = azoi_buf_failed(out, &job->error, "The request");
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_job_log_head(job, azoi_view(out->data + signature, out->len - 2 - signature)); /* without the empty line */
     job->state = AZOI_JOB_SEND;
     job->attempts++;
     job->due = azoi_deadline(job->client->pump.now, job->spec.first_byte_ms);
     conn->state = AZOI_CONN_BUSY;
-    r = azoi_buf_failed(out, &job->error, "The request");
-    return r == AZO_OK ? azoi_job_fill(job) : r;
+    return azoi_job_fill(job);
 }
 
 /* OK when all is sent. PENDING also when the turn is over, so that an early answer is seen and others have theirs. */
@@ -6758,14 +6748,13 @@ static azo_result azoi_job_answered(azo_request *job) {
 static azo_result azoi_job_redirected(azo_request *job) {
     azo_str location = azoi_header(job->head.headers, "location");
     azo_str target;
-    char host[128];
     bool relative = !azoi_location_host(location, &target);
-    azoi_clean(host, sizeof host, target.len > 0                 ? target
-                                  : relative && location.len > 0 ? azo_s("the same host")
-                                                                 : azo_s("an address that cannot be read"));
-    return azoi_fail(&job->error, AZO_ERR_REDIRECT, "%s answered with a redirect to %s (HTTP %d), which is not "
-                     "followed. Put the right address into the endpoint.", job->spec.origin.host.ptr, host,
-                     job->head.status);
+    if (target.len == 0) {
+        target = azo_s(relative && location.len > 0 ? "the same host" : "an address that cannot be read");
+    }
+    return azoi_fail(&job->error, AZO_ERR_REDIRECT, "%s answered with a redirect to %.*s (HTTP %d), which is not "
+                     "followed. Put the right address into the endpoint.", job->spec.origin.host.ptr,
+                     (int)(target.len < 127 ? target.len : 127), target.ptr, job->head.status);
 }
 
 static void azoi_job_log_answer(azo_request *job) {
@@ -7165,7 +7154,6 @@ static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_req
     azoi_buf_init(&job->head_text, &job->spares, c->max_header, spec->secret_body);
     azoi_buf_init(&job->body, &job->spares, spec->max_body, spec->secret_body);
     azoi_buf_init(&job->held, &job->spares, SIZE_MAX / 2, false);
-    job->authorized = spec->ops->authorize == NULL;
     azoi_pump_tick(&c->pump);
     job->total_by = azoi_deadline(c->pump.now, spec->total_ms);
     job->due = AZOI_NEVER;
