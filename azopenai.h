@@ -1612,7 +1612,7 @@ typedef struct azoi_job_spec {
     azo_str own_headers; /* the user's, whose values may be secrets */
     azo_str body;
     bool has_body;   /* send a Content-Length, be it 0 */
-    bool body_borrowed;
+    bool body_borrowed;    /* not copied; so is one that is read */
     azo_read_fn read_body; /* instead of body.ptr; body.len is its length */
     void *read_user_data;
     int32_t connect_ms; /* all limits resolved: AZO_OFF or > 0 */
@@ -1662,7 +1662,6 @@ struct azo_request {
     /* attempt */
     azoi_job_state state;
     azo_result result;
-    azoi_policy policy;
     azoi_job_spec spec; /* its strings point into this block */
     int attempts;       /* counted ones */
     int retries_left;
@@ -6431,7 +6430,7 @@ static bool azoi_job_worth_retrying(const azo_request *job, azo_result result) {
         if (azoi_equal_ci(advice, "true") || azoi_equal_ci(advice, "false")) {
             return azoi_equal_ci(advice, "true");
         }
-        bool worth = job->policy.retries_status(job->head.status);
+        bool worth = job->spec.policy->retries_status(job->head.status);
         if (worth || job->body_whole) {
             return worth;
         }
@@ -6452,11 +6451,12 @@ static bool azoi_job_worth_retrying(const azo_request *job, azo_result result) {
 /* How long to wait before the next attempt; false: it would be too long, so the failure stands. */
 static bool azoi_job_wait_time(azo_request *job, int32_t *wait_ms) {
     azo_client *c = job->client;
+    const azoi_policy *policy = job->spec.policy;
     int32_t asked = job->error.retry_after_ms;
     int retry = job->spec.max_retries - job->retries_left;
-    int32_t own = job->head.status == 410 && job->policy.gone_wait > 0
-                      ? job->policy.gone_wait
-                      : azoi_backoff(&job->policy, retry, azoi_net_random(&c->net));
+    int32_t own = job->head.status == 410 && policy->gone_wait > 0
+                      ? policy->gone_wait
+                      : azoi_backoff(policy, retry, azoi_net_random(&c->net));
     *wait_ms = asked > 0 ? asked : own;
     if (asked > 0 && c->max_retry_wait_ms != AZO_OFF && asked > c->max_retry_wait_ms) {
         return false;
@@ -7076,17 +7076,6 @@ static void azoi_client_tell(azo_client *c) {
 
 /* ---- a new job ---- */
 
-/* Copies a text to *at, with a NUL behind it, and moves *at past it. */
-static azo_str azoi_block_put(char **at, azo_str text) {
-    char *start = *at;
-    if (text.len > 0) {
-        memcpy(start, text.ptr, text.len);
-    }
-    start[text.len] = '\0';
-    *at += text.len + 1;
-    return azoi_view(start, text.len);
-}
-
 typedef union azoi_unit { /* of alignment */
     void *pointer;
     int64_t integer;
@@ -7097,39 +7086,32 @@ static size_t azoi_aligned(size_t size) {
     return (size + sizeof(azoi_unit) - 1) / sizeof(azoi_unit) * sizeof(azoi_unit);
 }
 
-static bool azoi_job_block_size(const azoi_job_spec *spec, size_t *out) {
-    bool copied = !spec->body_borrowed && spec->read_body == NULL;
-    const size_t parts[] = {azoi_aligned(sizeof(azo_request)), azoi_aligned(spec->data_size),
-                            spec->origin.host.len, spec->method.len, spec->target.len, spec->headers.len,
-                            spec->own_headers.len, copied ? spec->body.len : 0};
-    size_t size = 6; /* NULs */
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
-        if (!azoi_sum(size, parts[i], &size)) {
-            return false;
-        }
-    }
-    *out = size;
-    return true;
+/* Of the block of a request, its data and its texts; 0: more than there can be. */
+static size_t azoi_job_block_size(const azoi_job_spec *spec) {
+    size_t heads = spec->origin.host.len + spec->method.len + spec->target.len + spec->headers.len +
+                   spec->own_headers.len + 6; /* NULs, the body's included */
+    size_t size = azoi_aligned(sizeof(azo_request)) + spec->data_size + heads;
+    return azoi_sum(size, spec->body_borrowed ? 0 : spec->body.len, &size) ? size : 0;
 }
 
-static void azoi_job_copy_spec(azo_request *job, const azoi_job_spec *spec) {
-    char *at = (char *)job + azoi_aligned(sizeof *job) + azoi_aligned(spec->data_size);
-    job->spec = *spec;
-    job->spec.origin.host = azoi_block_put(&at, spec->origin.host);
-    job->spec.method = azoi_block_put(&at, spec->method);
-    job->spec.target = azoi_block_put(&at, spec->target);
-    job->spec.headers = azoi_block_put(&at, spec->headers);
-    job->spec.own_headers = azoi_block_put(&at, spec->own_headers);
-    if (!spec->body_borrowed && spec->read_body == NULL) {
-        job->spec.body = azoi_block_put(&at, spec->body);
+/* Moves the texts to `at`, with a NUL behind each. */
+static void azoi_job_own_texts(azoi_job_spec *spec, char *at) {
+    azo_str *const texts[] = {&spec->origin.host, &spec->method,      &spec->target,
+                              &spec->headers,     &spec->own_headers, &spec->body};
+    for (size_t i = 0; i < (spec->body_borrowed ? 5 : 6); i++) {
+        if (texts[i]->len > 0) {
+            memcpy(at, texts[i]->ptr, texts[i]->len);
+        }
+        texts[i]->ptr = at;
+        at += texts[i]->len;
+        *at++ = '\0';
     }
 }
 
 static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_request **out, azo_error *e) {
-    size_t size;
+    size_t size = azoi_job_block_size(spec);
+    azo_request *job = (azo_request *)azoi_resize(&c->allocator, NULL, 0, size);
     *out = NULL;
-    azo_request *job = azoi_job_block_size(spec, &size) ? (azo_request *)azoi_resize(&c->allocator, NULL, 0, size)
-                                                        : NULL;
     if (job == NULL) {
         return azoi_memory(e);
     }
@@ -7143,13 +7125,13 @@ static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_req
         azoi_free(&c->allocator, job, size);
         return azoi_memory(e);
     }
-    azoi_job_copy_spec(job, spec);
+    job->spec = *spec;
     job->ops = spec->ops;
     job->tag = spec->tag;
     job->data = (char *)job + azoi_aligned(sizeof *job);
     memset(job->data, 0, spec->data_size);
-    job->policy = *spec->policy;
-    job->retries_left = spec->max_retries > 0 ? spec->max_retries : 0;
+    azoi_job_own_texts(&job->spec, (char *)job->data + spec->data_size);
+    job->retries_left = spec->max_retries;
     azoi_error_clear(&job->error);
     azoi_buf_init(&job->head_text, &job->spares, c->max_header, spec->secret_body);
     azoi_buf_init(&job->body, &job->spares, spec->max_body, spec->secret_body);
@@ -10918,7 +10900,7 @@ static void azoi_raw_spec(const azo_raw_desc *desc, azo_str method, azoi_job_spe
     spec->has_body = desc->body != NULL || desc->read_body != NULL || azoi_one_of(method, "POST|PUT|PATCH");
     spec->read_body = desc->read_body;
     spec->read_user_data = desc->read_user_data;
-    spec->body_borrowed = desc->body_borrowed;
+    spec->body_borrowed = desc->body_borrowed || desc->read_body != NULL;
     spec->data_size = sizeof(azoi_raw);
     spec->body = azoi_view((const char *)desc->body, desc->body_len);
     if (desc->body != NULL && desc->body_len == 0) {
