@@ -10832,20 +10832,6 @@ static const azoi_job_ops azoi_raw_events_ops = {
     AZOI_KIND_RAW, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_raw_restart, azoi_raw_events,
     azoi_raw_end,  azoi_refused,        NULL,           azoi_raw_drop};
 
-/* ".", "..", and what a server may take for them. */
-static bool azoi_is_dots(azo_str segment) {
-    size_t dots = 0;
-    while (segment.len > 0) {
-        bool escaped = azoi_starts_ci(segment, "%2e");
-        if (!escaped && segment.ptr[0] != '.') {
-            return false;
-        }
-        segment = azoi_skip(segment, escaped ? 3 : 1);
-        dots++;
-    }
-    return dots == 1 || dots == 2;
-}
-
 /* Printable ASCII without any of `forbidden`. */
 static bool azoi_is_plain(azo_str text, const char *forbidden) {
     for (size_t i = 0; i < text.len; i++) {
@@ -10863,7 +10849,7 @@ static bool azoi_raw_path_ok(azo_str path) {
         return false;
     }
     while (azoi_segment_next(&path, &segment)) {
-        if (azoi_is_dots(segment)) {
+        if (azoi_one_of(segment, ".|..|%2e|.%2e|%2e.|%2e%2e")) {
             return false;
         }
     }
