@@ -1852,6 +1852,18 @@ typedef enum azoi_stream_mode {
     AZOI_STREAM_WHOLE    /* one body, asked for or not */
 } azoi_stream_mode;
 
+/* job->data of a chat or raw call begins with this: its answer as it comes. */
+typedef struct azoi_events {
+    azoi_answer answer;
+    azo_event_fn on_event;
+    void *user_data;
+    bool asked;    /* for a stream */
+    azoi_stream_mode mode;
+    azoi_sse sse;
+    bool in_event; /* sse holds an event that is not dealt with to its end */
+    bool ended;    /* [DONE] */
+} azoi_events;
+
 /* A choice of a chat reply (tool -1), or one of its tool calls. */
 typedef struct azoi_chat_part {
     int choice;
@@ -1870,16 +1882,10 @@ enum { AZOI_TOKENS_PROMPT, AZOI_TOKENS_COMPLETION, AZOI_TOKENS_CACHED, AZOI_TOKE
 
 /* A chat reply as it grows, from one body or from many chunks. */
 typedef struct azoi_chat {
-    azoi_answer answer;
-    azo_event_fn on_event;
-    void *user_data;
-    azoi_stream_mode mode;
-    azoi_sse sse;
-    bool in_event;    /* sse holds an event that is not dealt with to its end */
-    unsigned done;    /* steps taken in the present chunk: a pause must neither lose nor repeat one */
+    azoi_events events;
+    unsigned done;  /* steps taken in the present chunk: a pause must neither lose nor repeat one */
     bool got_event;
-    bool ended;       /* [DONE] */
-    size_t total;     /* bytes of text so far, against max_response */
+    size_t total;   /* bytes of text so far, against max_response */
     azoi_buf arena;
     azoi_buf table;
     azoi_chat_part *parts; /* in the table, by choice and tool: the calls of a choice follow it */
@@ -1920,13 +1926,8 @@ typedef struct azoi_embed {
 } azoi_embed;
 
 typedef struct azoi_raw {
-    azoi_answer answer;
+    azoi_events events;
     azo_data_fn on_body;
-    azo_event_fn on_event;
-    void *user_data;
-    azoi_stream_mode mode;
-    azoi_sse sse;
-    bool ended;
 } azoi_raw;
 
 struct azo_history {
@@ -9583,6 +9584,66 @@ static azo_result azoi_chat_write(azoi_draft *d, const azo_chat_desc *desc, bool
     return azoi_write_close(&w, d);
 }
 
+/* ---- events ---- */
+
+/* Forgets what came. */
+static void azoi_events_restart(azo_request *job) {
+    azoi_events *e = (azoi_events *)job->data;
+    azoi_sse_free(&e->sse);
+    azoi_sse_init(&e->sse, &job->spares, job->client->max_event);
+    e->mode = e->asked ? AZOI_STREAM_UNKNOWN : AZOI_STREAM_WHOLE;
+    e->in_event = false;
+    e->ended = false;
+}
+
+static void azoi_events_drop(azo_request *job) {
+    azoi_events *e = (azoi_events *)job->data;
+    azoi_owned_free(e->answer.owned);
+    azoi_sse_free(&e->sse);
+}
+
+static bool azoi_is_stream(const azo_request *job) {
+    return AZOI_HAS_STREAM && ((const azoi_events *)job->data)->mode != AZOI_STREAM_WHOLE;
+}
+
+/* Whether a body that was asked for as a stream is one. Gateways lose the content type, so it does not count. */
+static azoi_stream_mode azoi_stream_decide(azo_str *piece) {
+    while (piece->len > 0 && azoi_is_space(piece->ptr[0])) {
+        *piece = azoi_skip(*piece, 1);
+    }
+    if (piece->len == 0) {
+        return AZOI_STREAM_UNKNOWN;
+    }
+    return piece->ptr[0] == '{' || piece->ptr[0] == '<' ? AZOI_STREAM_WHOLE : AZOI_STREAM_EVENTS;
+}
+
+static bool azoi_is_done_mark(azo_str data) {
+    return azoi_starts(azoi_trim(data), "[DONE]");
+}
+
+/* `take` deals with the event in sse. */
+static azo_result azoi_events_data(azo_request *job, azo_str *piece, azo_result (*take)(azo_request *job)) {
+    azoi_events *e = (azoi_events *)job->data;
+    if (e->mode == AZOI_STREAM_UNKNOWN) {
+        e->mode = azoi_stream_decide(piece);
+    }
+    if (!azoi_is_stream(job)) {
+        return azoi_job_collect(job, piece);
+    }
+    while (!e->ended) {
+        azo_result r = e->in_event ? AZO_OK : azoi_sse_feed(&e->sse, piece, &job->error);
+        if (r != AZO_OK) {
+            return r == AZO_PENDING ? AZO_OK : r; /* used up */
+        }
+        r = take(job);
+        if (r != AZO_OK) {
+            return r;
+        }
+    }
+    job->complete = true;
+    return AZO_OK;
+}
+
 /* ---- chat: the reply as it grows ---- */
 
 static azo_str azoi_span_view(const azoi_buf *arena, const azoi_span *span) {
@@ -9737,12 +9798,12 @@ static bool azoi_walk_taken(azoi_walk *w) {
 /* The last thing in a step. Anything but OK ends the walk at once. */
 static azo_result azoi_walk_emit(azoi_walk *w, azo_event *event) {
     w->chat->done = w->steps;
-    if (w->chat->on_event == NULL) {
+    if (w->chat->events.on_event == NULL) {
         return AZO_OK;
     }
     event->json = w->chunk;
     azoi_callback_enter(w->job);
-    return azoi_callback_leave(w->job, w->chat->on_event(event, w->chat->user_data));
+    return azoi_callback_leave(w->job, w->chat->events.on_event(event, w->chat->events.user_data));
 }
 
 static azo_result azoi_walk_failed(const azoi_walk *w) {
@@ -9963,7 +10024,7 @@ static azo_result azoi_walk_chunk(azoi_walk *w) {
     azo_str value;
     azo_event event;
     azoi_pick(w->map, azoi_trim(w->chunk), names, 7, v);
-    bool named_error = azoi_equal(azoi_buf_view(&w->chat->sse.name), "error") && v[3].ptr == NULL;
+    bool named_error = azoi_equal(azoi_buf_view(&w->chat->events.sse.name), "error") && v[3].ptr == NULL;
     if (v[0].ptr != NULL || named_error) {
         return azoi_refuse(w->job, 0, w->chunk);
     }
@@ -10007,72 +10068,42 @@ static azo_result azoi_chat_chunk(azo_request *job, azo_str text) {
 
 /* ---- chat: the stream ---- */
 
-static void azoi_chat_open(azo_request *job) {
-    azoi_chat *chat = (azoi_chat *)job->data;
-    chat->mode = job->ops->data != NULL ? AZOI_STREAM_UNKNOWN : AZOI_STREAM_WHOLE;
-    memset(chat->tokens, 0xff, sizeof chat->tokens); /* -1 everywhere */
-    azoi_buf_init(&chat->arena, &job->spares, SIZE_MAX / 2, false);
-    azoi_buf_init(&chat->table, &job->spares, AZOI_MAX_PARTS * sizeof(azoi_chat_part), false);
-    azoi_sse_init(&chat->sse, &job->spares, job->client->max_event);
-}
-
 static void azoi_chat_drop(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
-    azoi_owned_free(chat->answer.owned);
+    azoi_events_drop(job);
     azoi_buf_free(&chat->table);
     azoi_buf_free(&chat->arena);
-    azoi_sse_free(&chat->sse);
 }
 
 static void azoi_chat_restart(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
-    azoi_chat old = *chat;
-    azoi_chat_drop(job);
-    memset(chat, 0, sizeof *chat);
-    chat->answer = old.answer;
-    chat->answer.owned = NULL;
-    chat->on_event = old.on_event;
-    chat->user_data = old.user_data;
-    azoi_chat_open(job);
-}
-
-/* Whether a body that was asked for as a stream is one. Gateways lose the content type, so it does not count. */
-static azoi_stream_mode azoi_stream_decide(azo_str *piece) {
-    while (piece->len > 0 && azoi_is_space(piece->ptr[0])) {
-        *piece = azoi_skip(*piece, 1);
-    }
-    if (piece->len == 0) {
-        return AZOI_STREAM_UNKNOWN;
-    }
-    return piece->ptr[0] == '{' || piece->ptr[0] == '<' ? AZOI_STREAM_WHOLE : AZOI_STREAM_EVENTS;
-}
-
-static azo_result azoi_stream_collect(azo_request *job, azo_str *piece) {
-    azoi_buf_collect(&job->body, *piece);
-    *piece = azoi_skip(*piece, piece->len);
-    return azoi_buf_failed(&job->body, &job->error, "The answer (max_response_bytes)");
-}
-
-static bool azoi_is_done_mark(azo_str data) {
-    return azoi_starts(azoi_trim(data), "[DONE]");
+    azoi_events_restart(job);
+    azoi_buf_free(&chat->table);
+    azoi_buf_free(&chat->arena);
+    memset((char *)chat + sizeof chat->events, 0, sizeof *chat - sizeof chat->events);
+    memset(chat->tokens, 0xff, sizeof chat->tokens); /* -1 everywhere */
+    azoi_buf_init(&chat->arena, &job->spares, SIZE_MAX / 2, false);
+    azoi_buf_init(&chat->table, &job->spares, AZOI_MAX_PARTS * sizeof(azoi_chat_part), false);
 }
 
 /* The event that sse holds, or what a pause left of it. Some gateways forget the blank line between two events, whose
  * data is then joined to no JSON: each line is taken for itself. */
 static azo_result azoi_chat_event(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
-    azoi_buf *data = &chat->sse.data;
+    azoi_events *e = &chat->events;
+    azoi_buf *data = &e->sse.data;
     size_t offset;
-    while (data->len > 0 && !chat->ended) {
+    e->in_event = true;
+    while (data->len > 0 && !e->ended) {
         azo_str piece = azoi_buf_view(data);
         azo_result r = AZO_OK;
-        if (chat->sse.lines > 1 && !azoi_json_check(piece, &offset)) {
+        if (e->sse.lines > 1 && !azoi_json_check(piece, &offset)) {
             piece.len = azoi_find(piece, '\n');
         }
         char behind = data->data[piece.len];
         data->data[piece.len] = '\0';
         if (azoi_is_done_mark(piece)) {
-            chat->ended = true;
+            e->ended = true;
         } else if (azoi_trim(piece).len > 0) {
             r = azoi_chat_chunk(job, piece);
         }
@@ -10085,32 +10116,13 @@ static azo_result azoi_chat_event(azo_request *job) {
         }
         azoi_buf_drop(data, piece.len + (piece.len < data->len ? 1 : 0));
     }
-    chat->in_event = false;
+    e->in_event = false;
     chat->got_event = true;
     return AZO_OK;
 }
 
 static azo_result azoi_chat_data(azo_request *job, azo_str *piece) {
-    azoi_chat *chat = (azoi_chat *)job->data;
-    if (chat->mode == AZOI_STREAM_UNKNOWN) {
-        chat->mode = azoi_stream_decide(piece);
-    }
-    if (chat->mode == AZOI_STREAM_WHOLE) {
-        return azoi_stream_collect(job, piece);
-    }
-    while (!chat->ended) {
-        azo_result r = chat->in_event ? AZO_OK : azoi_sse_feed(&chat->sse, piece, &job->error);
-        if (r != AZO_OK) {
-            return r == AZO_PENDING ? AZO_OK : r; /* used up */
-        }
-        chat->in_event = true;
-        r = azoi_chat_event(job);
-        if (r != AZO_OK) {
-            return r;
-        }
-    }
-    job->complete = true;
-    return AZO_OK;
+    return azoi_events_data(job, piece, azoi_chat_event);
 }
 
 /* A body in one piece, whether it was asked for or came instead of a stream. */
@@ -10134,16 +10146,19 @@ static azo_result azoi_chat_whole(azo_request *job) {
 
 /* An event without its blank line counts if it is whole. */
 static azo_result azoi_chat_last_event(azo_request *job) {
-    azoi_chat *chat = (azoi_chat *)job->data;
+    azoi_events *e = (azoi_events *)job->data;
     size_t offset;
-    azo_result r = AZO_OK;
-    if (!chat->ended && azoi_sse_end(&chat->sse)) {
-        azo_str data = azoi_buf_view(&chat->sse.data);
-        chat->in_event = azoi_is_done_mark(data) || azoi_json_check(data, &offset);
+    azo_result r;
+    if (e->ended || !azoi_sse_end(&e->sse)) {
+        return AZO_OK;
     }
-    while (chat->in_event && (r == AZO_OK || r == AZO_PENDING)) {
+    azo_str data = azoi_buf_view(&e->sse.data);
+    if (!azoi_is_done_mark(data) && !azoi_json_check(data, &offset)) {
+        return AZO_OK;
+    }
+    do {
         r = azoi_chat_event(job);
-    }
+    } while (r == AZO_PENDING);
     return r;
 }
 
@@ -10155,13 +10170,13 @@ static azo_result azoi_chat_stream_end(azo_request *job) {
     if (r != AZO_OK) {
         return r;
     }
-    if (!chat->got_event && chat->mode == AZOI_STREAM_EVENTS) {
+    if (!chat->got_event && chat->events.mode == AZOI_STREAM_EVENTS) {
         return azoi_not_json(job, "something that is no stream of events");
     }
     for (size_t i = 0; i < chat->count; i++) {
         open += chat->parts[i].tool < 0 && chat->parts[i].finish.room == 0 ? 1 : 0;
     }
-    if (chat->count == 0 || (open > 0 && !chat->ended)) {
+    if (chat->count == 0 || (open > 0 && !chat->events.ended)) {
         return azoi_fail(&job->error, AZO_ERR_STREAM, "The stream ended early: %zu choices were not finished (HTTP "
                          "%d). Ask again; what came is in the reply.", open, job->head.status);
     }
@@ -10254,7 +10269,7 @@ static void azoi_chat_reply_rest(const azoi_chat *chat, azoi_owned *o, azo_chat_
 /* Puts all that came into a block of its own; also what came before a failure. The client may be closed. */
 static azo_result azoi_chat_seal(azo_request *job) {
     azoi_chat *chat = (azoi_chat *)job->data;
-    azoi_buf *messages = job->client != NULL ? &job->client->decoded : &chat->sse.data;
+    azoi_buf *messages = job->client != NULL ? &job->client->decoded : &chat->events.sse.data;
     size_t choices = 0;
     size_t calls = 0;
     azoi_buf_clear(messages);
@@ -10269,25 +10284,20 @@ static azo_result azoi_chat_seal(azo_request *job) {
     azo_chat_reply *reply =
         messages->failed == AZO_OK ? (azo_chat_reply *)azoi_owned_new(job, tables, texts) : NULL;
     if (reply != NULL) {
-        azoi_chat_reply_choices(chat, messages, choices, chat->answer.owned, reply);
-        azoi_chat_reply_rest(chat, chat->answer.owned, reply);
-        azoi_owned_http(chat->answer.owned, job, job->body.len > 0, &reply->http);
+        azoi_chat_reply_choices(chat, messages, choices, chat->events.answer.owned, reply);
+        azoi_chat_reply_rest(chat, chat->events.answer.owned, reply);
+        azoi_owned_http(chat->events.answer.owned, job, job->body.len > 0, &reply->http);
     }
     azoi_buf_slim(messages);
     return reply != NULL ? AZO_OK : azoi_memory(&job->error);
 }
 
 static azo_result azoi_chat_end(azo_request *job) {
-    bool whole = !AZOI_HAS_STREAM || ((azoi_chat *)job->data)->mode == AZOI_STREAM_WHOLE;
-    azo_result r = whole ? azoi_chat_whole(job) : azoi_chat_stream_end(job);
+    azo_result r = azoi_is_stream(job) ? azoi_chat_stream_end(job) : azoi_chat_whole(job);
     return r == AZO_OK ? azoi_chat_seal(job) : r;
 }
 
 static const azoi_job_ops azoi_chat_ops = {
-    AZOI_KIND_CHAT, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_chat_restart, NULL,
-    azoi_chat_end,  azoi_refused,        NULL,           azoi_chat_drop};
-
-static const azoi_job_ops azoi_chat_stream_ops = {
     AZOI_KIND_CHAT, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_chat_restart, azoi_chat_data,
     azoi_chat_end,  azoi_refused,        NULL,           azoi_chat_drop};
 
@@ -10301,13 +10311,13 @@ AZO_API azo_result azo_chat_begin(azo_client *client, const azo_chat_desc *desc,
     r = r == AZO_OK ? azoi_draft_open(&d, client, &desc->call, desc->deployment, true, err) : r;
     r = r == AZO_OK ? azoi_draft_post(&d, "/chat/completions", stream ? "text/event-stream" : "application/json") : r;
     r = r == AZO_OK ? azoi_chat_write(&d, desc, stream) : r;
-    const azoi_job_ops *ops = AZOI_HAS_STREAM && stream ? &azoi_chat_stream_ops : &azoi_chat_ops;
-    r = r == AZO_OK ? azoi_draft_send_post(&d, ops, sizeof(azoi_chat), out) : r;
+    r = r == AZO_OK ? azoi_draft_send_post(&d, &azoi_chat_ops, sizeof(azoi_chat), out) : r;
     if (r == AZO_OK) {
-        azoi_chat *chat = (azoi_chat *)(*out)->data;
-        chat->on_event = desc->on_event;
-        chat->user_data = desc->user_data;
-        azoi_chat_open(*out);
+        azoi_events *e = (azoi_events *)(*out)->data;
+        e->on_event = desc->on_event;
+        e->user_data = desc->user_data;
+        e->asked = stream;
+        azoi_chat_restart(*out);
     }
     return r;
 }
@@ -10577,7 +10587,7 @@ static azo_result azoi_embed_data(azo_request *job, azo_str *piece) {
         }
         r = azoi_buf_failed(&job->body, &job->error, "The answer (max_response_bytes)");
         if (r == AZO_OK && embed->rows == AZOI_ROWS_BEHIND) {
-            r = azoi_stream_collect(job, piece);
+            r = azoi_job_collect(job, piece);
         }
     }
     return r;
@@ -10738,99 +10748,51 @@ AZOI_EMBED_API void azo_embed_reply_free(azo_embed_reply *reply) {
 /* ---- raw ---- */
 
 /* Every event of a raw call is handed on as it is. */
-static azo_result azoi_raw_emit(azo_request *job) {
-    azoi_raw *raw = (azoi_raw *)job->data;
+static azo_result azoi_raw_event(azo_request *job) {
+    azoi_events *e = (azoi_events *)job->data;
     azo_event event;
     memset(&event, 0, sizeof event);
     event.kind = AZO_EVENT_OTHER;
-    event.name = azoi_buf_view(&raw->sse.name);
-    event.json = azoi_buf_view(&raw->sse.data);
+    event.name = azoi_buf_view(&e->sse.name);
+    event.json = azoi_buf_view(&e->sse.data);
     event.text = event.json;
-    raw->ended = azoi_is_done_mark(event.json);
+    e->ended = azoi_is_done_mark(event.json);
     azoi_callback_enter(job);
-    return azoi_callback_leave(job, raw->on_event(&event, raw->user_data));
+    return azoi_callback_leave(job, e->on_event(&event, e->user_data));
 }
 
-static azo_result azoi_raw_events(azo_request *job, azo_str *piece) {
-    azoi_raw *raw = (azoi_raw *)job->data;
-    if (raw->mode == AZOI_STREAM_UNKNOWN) {
-        raw->mode = azoi_stream_decide(piece);
-    }
-    if (raw->mode == AZOI_STREAM_WHOLE) {
-        return azoi_stream_collect(job, piece);
-    }
-    while (!raw->ended) {
-        azo_result r = azoi_sse_feed(&raw->sse, piece, &job->error);
-        if (r != AZO_OK) {
-            return r == AZO_PENDING ? AZO_OK : r; /* used up */
-        }
-        r = azoi_raw_emit(job);
-        if (r != AZO_OK) {
-            return r;
-        }
-    }
-    job->complete = true;
-    return AZO_OK;
-}
-
-static azo_result azoi_raw_sink(azo_request *job, azo_str *piece) {
-    azoi_raw *raw = (azoi_raw *)job->data;
+static azo_result azoi_raw_data(azo_request *job, azo_str *piece) {
+    const azoi_raw *raw = (const azoi_raw *)job->data;
     azo_str all = *piece;
+    if (raw->on_body == NULL) {
+        return azoi_events_data(job, piece, azoi_raw_event);
+    }
     if (all.len == 0) {
         return AZO_OK; /* after a pause */
     }
     *piece = azoi_skip(all, all.len);
     azoi_callback_enter(job);
-    return azoi_callback_leave(job, raw->on_body(all.ptr, all.len, raw->user_data));
+    return azoi_callback_leave(job, raw->on_body(all.ptr, all.len, raw->events.user_data));
 }
 
 static azo_result azoi_raw_seal(azo_request *job) {
-    azoi_raw *raw = (azoi_raw *)job->data;
     azo_raw_reply *reply = (azo_raw_reply *)azoi_owned_new(job, sizeof(azo_raw_reply), 0);
     if (reply == NULL) {
         return AZO_ERR_MEMORY;
     }
-    azoi_owned_http(raw->answer.owned, job, job->body.data != NULL, &reply->http);
+    azoi_owned_http(((azoi_answer *)job->data)->owned, job, job->body.data != NULL, &reply->http);
     return AZO_OK;
 }
 
 static azo_result azoi_raw_end(azo_request *job) {
-    azoi_raw *raw = (azoi_raw *)job->data;
-    if (AZOI_HAS_STREAM && raw->mode == AZOI_STREAM_EVENTS && !raw->ended && azoi_sse_end(&raw->sse)) {
-        azo_result r = azoi_raw_emit(job);
-        if (r < 0) {
-            return r;
-        }
-    }
-    return azoi_raw_seal(job);
-}
-
-static void azoi_raw_drop(azo_request *job) {
-    azoi_raw *raw = (azoi_raw *)job->data;
-    azoi_owned_free(raw->answer.owned);
-    azoi_sse_free(&raw->sse);
-}
-
-static void azoi_raw_restart(azo_request *job) {
-    azoi_raw *raw = (azoi_raw *)job->data;
-    azoi_raw_drop(job);
-    raw->answer.owned = NULL;
-    raw->mode = AZOI_STREAM_UNKNOWN;
-    raw->ended = false;
-    azoi_sse_init(&raw->sse, &job->spares, job->client->max_event);
+    azoi_events *e = (azoi_events *)job->data;
+    azo_result r = azoi_is_stream(job) && !e->ended && azoi_sse_end(&e->sse) ? azoi_raw_event(job) : AZO_OK;
+    return r < 0 ? r : azoi_raw_seal(job);
 }
 
 static const azoi_job_ops azoi_raw_ops = {
-    AZOI_KIND_RAW, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_raw_restart, NULL,
-    azoi_raw_end,  azoi_refused,        NULL,           azoi_raw_drop};
-
-static const azoi_job_ops azoi_raw_sink_ops = {
-    AZOI_KIND_RAW, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_raw_restart, azoi_raw_sink,
-    azoi_raw_end,  azoi_refused,        NULL,           azoi_raw_drop};
-
-static const azoi_job_ops azoi_raw_events_ops = {
-    AZOI_KIND_RAW, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_raw_restart, azoi_raw_events,
-    azoi_raw_end,  azoi_refused,        NULL,           azoi_raw_drop};
+    AZOI_KIND_RAW, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_events_restart, azoi_raw_data,
+    azoi_raw_end,  azoi_refused,        NULL,           azoi_events_drop};
 
 /* Printable ASCII without any of `forbidden`. */
 static bool azoi_is_plain(azo_str text, const char *forbidden) {
@@ -10879,9 +10841,7 @@ static azo_result azoi_raw_check(const azo_raw_desc *desc, azo_str method, azo_s
 
 static void azoi_raw_spec(const azo_raw_desc *desc, azo_str method, azoi_job_spec *spec) {
     memset(spec, 0, sizeof *spec);
-    spec->ops = AZOI_HAS_STREAM && desc->on_event != NULL ? &azoi_raw_events_ops
-                : desc->on_body != NULL                   ? &azoi_raw_sink_ops
-                                                          : &azoi_raw_ops;
+    spec->ops = &azoi_raw_ops;
     spec->method = method;
     spec->has_body = desc->body != NULL || desc->read_body != NULL || azoi_one_of(method, "POST|PUT|PATCH");
     spec->read_body = desc->read_body;
@@ -10923,9 +10883,10 @@ AZOI_RAW_API azo_result azo_raw_begin(azo_client *client, const azo_raw_desc *de
     if (r == AZO_OK) {
         azoi_raw *raw = (azoi_raw *)(*out)->data;
         raw->on_body = desc->on_body;
-        raw->on_event = desc->on_event;
-        raw->user_data = desc->user_data;
-        azoi_raw_restart(*out);
+        raw->events.on_event = desc->on_event;
+        raw->events.user_data = desc->user_data;
+        raw->events.asked = desc->on_event != NULL;
+        azoi_events_restart(*out);
     }
     return r;
 }
