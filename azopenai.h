@@ -9782,55 +9782,44 @@ static azo_result azoi_check_answer(azo_request *job, azo_str text, azoi_json_ma
 typedef struct azoi_walk {
     azo_request *job;
     azoi_chat *chat;
-    azoi_buf *texts; /* of the step's event */
     azo_str chunk;
-    unsigned steps;
     azoi_json_map *map; /* of the chunk */
+    unsigned steps;
+    azoi_buf *texts;    /* of the step's event */
+    azo_event event;
 } azoi_walk;
 
 /* Counts a step; true: it was taken before. */
 static bool azoi_walk_taken(azoi_walk *w) {
     w->steps++;
-    azoi_buf_clear(w->texts);
+    memset(&w->event, 0, sizeof w->event);
     return w->steps <= w->chat->done;
 }
 
 /* The last thing in a step. Anything but OK ends the walk at once. */
-static azo_result azoi_walk_emit(azoi_walk *w, azo_event *event) {
+static azo_result azoi_walk_emit(azoi_walk *w, int kind, int choice) {
+    const azoi_events *e = &w->chat->events;
     w->chat->done = w->steps;
-    if (w->chat->events.on_event == NULL) {
+    if (e->on_event == NULL) {
         return AZO_OK;
     }
-    event->json = w->chunk;
+    w->event.kind = kind;
+    w->event.choice = choice;
+    w->event.json = w->chunk;
     azoi_callback_enter(w->job);
-    return azoi_callback_leave(w->job, w->chat->events.on_event(event, w->chat->events.user_data));
+    return azoi_callback_leave(w->job, e->on_event(&w->event, e->user_data));
 }
 
-static azo_result azoi_walk_failed(const azoi_walk *w) {
-    return azoi_buf_failed(w->texts, &w->job->error, "A piece of the answer");
-}
-
-/* An event whose text is in w->texts. */
-static azo_result azoi_walk_event(azoi_walk *w, int kind, int choice) {
-    azo_event event;
-    azo_result r = azoi_walk_failed(w);
-    if (r != AZO_OK) {
-        return r;
-    }
-    memset(&event, 0, sizeof event);
-    event.kind = kind;
-    event.choice = choice;
-    event.text = azoi_buf_view(w->texts);
-    return azoi_walk_emit(w, &event);
-}
-
-/* A string decoded, or an object as it is written (some servers send arguments so). */
-static void azoi_walk_put(azoi_walk *w, azo_str value) {
+/* Text of an event: a string decoded, or an object as it is written (some servers send arguments so). */
+static azo_result azoi_walk_put(azoi_walk *w, azo_str value) {
+    azoi_buf_clear(w->texts);
     if (azoi_is(value, '"')) {
         azoi_json_decode(w->texts, azoi_inside(value));
     } else if (azoi_is(value, '{')) {
         azoi_buf_str(w->texts, value);
     }
+    w->event.text = azoi_buf_view(w->texts);
+    return azoi_buf_failed(w->texts, &w->job->error, "A piece of the answer");
 }
 
 /* Filter results come piece by piece; the last one counts for each category. */
@@ -9852,29 +9841,41 @@ static void azoi_filter_merge(azoi_buf *out, azo_str fresh, azo_str old) {
     azoi_buf_str(out, azoi_skip(fresh, 1));
 }
 
-/* What w->texts holds goes into the reply. */
+/* Counted here, where the map is at hand. */
+static void azoi_walk_usage(azoi_walk *w, azo_str usage) {
+    static const azo_str names[] = {{"prompt_tokens", 13}, {"completion_tokens", 17}, {"prompt_tokens_details", 21},
+                                    {"completion_tokens_details", 25}};
+    static const azo_str inner_names[] = {{"cached_tokens", 13}, {"reasoning_tokens", 16}};
+    azo_str v[AZOI_TOKENS_COUNT];
+    azoi_pick(w->map, usage, names, AZOI_TOKENS_COUNT, v);
+    azoi_pick(w->map, v[AZOI_TOKENS_CACHED], &inner_names[0], 1, &v[AZOI_TOKENS_CACHED]);
+    azoi_pick(w->map, v[AZOI_TOKENS_REASONING], &inner_names[1], 1, &v[AZOI_TOKENS_REASONING]);
+    for (size_t i = 0; i < AZOI_TOKENS_COUNT; i++) {
+        w->chat->tokens[i] = azoi_count_of(v[i], -1);
+    }
+}
+
+/* The event goes into the reply. */
 static azo_result azoi_walk_keep(azoi_walk *w, azo_str value, azoi_span *span, int kind) {
     azo_str old = azoi_span_view(&w->chat->arena, span);
-    azo_result r = azoi_walk_failed(w);
-    if (r != AZO_OK || (kind == AZO_EVENT_FINISH && azoi_equal(old, "content_filter"))) {
-        return r; /* any other reason may be overridden by a later one */
-    }
     if (kind == AZO_EVENT_TEXT || kind == AZO_EVENT_REFUSAL) {
-        return azoi_span_add(w->job, span, azoi_buf_view(w->texts));
+        return azoi_span_add(w->job, span, w->event.text);
     }
-    if (azoi_same(old, value)) {
-        return AZO_OK; /* services repeat filter results with every chunk */
+    if (azoi_same(old, value) || (kind == AZO_EVENT_FINISH && azoi_equal(old, "content_filter"))) {
+        return AZO_OK; /* services repeat filter results with every chunk; other reasons may be overridden */
+    }
+    if (kind == AZO_EVENT_USAGE) {
+        azoi_walk_usage(w, value);
     }
     /* A handful of categories; where there are more, comparing each with each could take for ever. */
     if (kind == AZO_EVENT_FILTER && old.len > 0 && old.len + value.len < AZOI_MAX_FILTERS) {
         azoi_buf_clear(w->texts);
         azoi_filter_merge(w->texts, value, old);
-        r = azoi_walk_failed(w);
+        azo_result r = azoi_buf_failed(w->texts, &w->job->error, "A piece of the answer");
         r = r == AZO_OK ? azoi_span_set(w->job, span, azoi_buf_view(w->texts)) : r;
-        (void)azoi_buf_set(w->texts, value);
-        return r;
+        return r == AZO_OK ? azoi_walk_put(w, value) : r;
     }
-    return azoi_span_set(w->job, span, azoi_buf_view(w->texts));
+    return azoi_span_set(w->job, span, w->event.text);
 }
 
 /* A value that is an event of its own. */
@@ -9890,9 +9891,9 @@ static azo_result azoi_walk_piece(azoi_walk *w, azo_str value, azoi_span *span, 
     if (azoi_walk_taken(w)) {
         return AZO_OK;
     }
-    azoi_walk_put(w, value);
-    azo_result r = azoi_walk_keep(w, value, span, kind);
-    return r == AZO_OK ? azoi_walk_event(w, kind, choice) : r;
+    azo_result r = azoi_walk_put(w, value);
+    r = r == AZO_OK ? azoi_walk_keep(w, value, span, kind) : r;
+    return r == AZO_OK ? azoi_walk_emit(w, kind, choice) : r;
 }
 
 /* Names and ids: the first that is not empty; some servers repeat them with every fragment. */
@@ -9900,10 +9901,8 @@ static azo_result azoi_walk_name(azoi_walk *w, azo_str value, azoi_span *span) {
     if (span->len > 0 || !azoi_is(value, '"') || value.len == 2) {
         return AZO_OK;
     }
-    azoi_buf_clear(w->texts);
-    azoi_walk_put(w, value);
-    azo_result r = azoi_walk_failed(w);
-    return r == AZO_OK ? azoi_span_set(w->job, span, azoi_buf_view(w->texts)) : r;
+    azo_result r = azoi_walk_put(w, value);
+    return r == AZO_OK ? azoi_span_set(w->job, span, w->event.text) : r;
 }
 
 /* One tool call of a message, or a fragment of one; position -1: where it stands means nothing. */
@@ -9912,7 +9911,6 @@ static azo_result azoi_walk_tool(azoi_walk *w, azo_str value, int choice, int64_
     static const azo_str inner_names[] = {{"name", 4}, {"arguments", 9}, {"input", 5}};
     azo_str v[4];
     azo_str f[3];
-    azo_event event;
     azoi_pick(w->map, value, names, 4, v);
     bool custom = v[3].ptr != NULL;
     azoi_pick(w->map, custom ? v[3] : v[2], inner_names, 3, f);
@@ -9932,22 +9930,16 @@ static azo_result azoi_walk_tool(azoi_walk *w, azo_str value, int choice, int64_
     bool new_name = tool->name.len == 0;
     azo_result r = azoi_walk_name(w, v[0], &tool->id);
     r = r == AZO_OK ? azoi_walk_name(w, f[0], &tool->name) : r;
-    azoi_buf_clear(w->texts);
-    azoi_walk_put(w, arguments);
-    r = r == AZO_OK ? azoi_walk_failed(w) : r;
-    r = r == AZO_OK ? azoi_span_add(w->job, &tool->text, azoi_buf_view(w->texts)) : r;
+    r = r == AZO_OK ? azoi_walk_put(w, arguments) : r;
+    r = r == AZO_OK ? azoi_span_add(w->job, &tool->text, w->event.text) : r;
     if (r != AZO_OK) {
         return r;
     }
     tool->custom = tool->custom || custom;
-    memset(&event, 0, sizeof event);
-    event.kind = AZO_EVENT_TOOL_CALL;
-    event.choice = choice;
-    event.tool = tool->tool;
-    event.text = azoi_buf_view(w->texts);
-    event.tool_id = new_id ? azoi_span_view(&w->chat->arena, &tool->id) : azoi_view(NULL, 0);
-    event.tool_name = new_name ? azoi_span_view(&w->chat->arena, &tool->name) : azoi_view(NULL, 0);
-    return azoi_walk_emit(w, &event);
+    w->event.tool = tool->tool;
+    w->event.tool_id = new_id ? azoi_span_view(&w->chat->arena, &tool->id) : azoi_view(NULL, 0);
+    w->event.tool_name = new_name ? azoi_span_view(&w->chat->arena, &tool->name) : azoi_view(NULL, 0);
+    return azoi_walk_emit(w, AZO_EVENT_TOOL_CALL, choice);
 }
 
 static azo_result azoi_walk_choice(azoi_walk *w, azo_str value, int64_t position) {
@@ -9994,27 +9986,13 @@ static azo_result azoi_walk_prompt_filters(azoi_walk *w, azo_str filters) {
     while (r == AZO_OK && azoi_json_each(&prompts, NULL, &value)) {
         azoi_pick(w->map, value, &name, 1, &results);
         if (azoi_is(results, '{') && !azoi_walk_taken(w)) {
-            azoi_buf_str(w->texts, results);
-            r = kept ? AZO_OK : azoi_span_set(w->job, &w->chat->prompt_filter, filters);
-            r = r == AZO_OK ? azoi_walk_event(w, AZO_EVENT_FILTER, -1) : r;
+            r = azoi_walk_put(w, results);
+            r = r == AZO_OK && !kept ? azoi_span_set(w->job, &w->chat->prompt_filter, filters) : r;
+            r = r == AZO_OK ? azoi_walk_emit(w, AZO_EVENT_FILTER, -1) : r;
             kept = true;
         }
     }
     return r;
-}
-
-/* Counted here, where the map is at hand. */
-static void azoi_walk_usage(azoi_walk *w, azo_str usage) {
-    static const azo_str names[] = {{"prompt_tokens", 13}, {"completion_tokens", 17}, {"prompt_tokens_details", 21},
-                                    {"completion_tokens_details", 25}};
-    static const azo_str inner_names[] = {{"cached_tokens", 13}, {"reasoning_tokens", 16}};
-    azo_str v[AZOI_TOKENS_COUNT];
-    azoi_pick(w->map, usage, names, AZOI_TOKENS_COUNT, v);
-    azoi_pick(w->map, v[AZOI_TOKENS_CACHED], &inner_names[0], 1, &v[AZOI_TOKENS_CACHED]);
-    azoi_pick(w->map, v[AZOI_TOKENS_REASONING], &inner_names[1], 1, &v[AZOI_TOKENS_REASONING]);
-    for (size_t i = 0; i < AZOI_TOKENS_COUNT; i++) {
-        w->chat->tokens[i] = azoi_count_of(v[i], -1);
-    }
 }
 
 static azo_result azoi_walk_chunk(azoi_walk *w) {
@@ -10022,7 +10000,6 @@ static azo_result azoi_walk_chunk(azoi_walk *w) {
                                     {"prompt_filter_results", 21}, {"prompt_annotations", 18}};
     azo_str v[7];
     azo_str value;
-    azo_event event;
     azoi_pick(w->map, azoi_trim(w->chunk), names, 7, v);
     bool named_error = azoi_equal(azoi_buf_view(&w->chat->events.sse.name), "error") && v[3].ptr == NULL;
     if (v[0].ptr != NULL || named_error) {
@@ -10035,16 +10012,9 @@ static azo_result azoi_walk_chunk(azoi_walk *w) {
     for (int64_t i = 0; r == AZO_OK && azoi_json_each(&choices, NULL, &value); i++) {
         r = azoi_walk_choice(w, value, i);
     }
-    if (r == AZO_OK && azoi_is(v[4], '{') && *azoi_json_value_start(v[4].ptr + 1) != '}') {
-        azoi_walk_usage(w, v[4]);
-        r = azoi_walk_piece(w, v[4], &w->chat->usage, AZO_EVENT_USAGE, 0);
-    }
-    if (r != AZO_OK || w->steps > 0 || azoi_walk_taken(w)) {
-        return r;
-    }
-    memset(&event, 0, sizeof event);
-    event.kind = AZO_EVENT_OTHER;
-    return azoi_walk_emit(w, &event);
+    r = r == AZO_OK ? azoi_walk_piece(w, v[4], &w->chat->usage, AZO_EVENT_USAGE, 0) : r;
+    bool other = r == AZO_OK && w->steps == 0 && !azoi_walk_taken(w);
+    return other ? azoi_walk_emit(w, AZO_EVENT_OTHER, 0) : r;
 }
 
 /* PENDING: paused; to be called again with the same text. */
