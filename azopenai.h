@@ -11387,12 +11387,9 @@ AZO_API void azo_request_free(azo_request *request) {
 /* ---- blocking forms ---- */
 
 static azo_result azoi_may_block(azo_client *c, azo_error *err) {
-    if (err != NULL) {
-        azoi_error_clear(err);
-    }
-    if (c == NULL) {
-        return azoi_fail(err, AZO_ERR_ARGUMENT, "The client is NULL (argument 1). Open one with azo_client_open "
-                         "first.");
+    azo_result r = azoi_begin(err, c == NULL ? 1 : 0);
+    if (r != AZO_OK) {
+        return r;
     }
     if (c->in_step || c->in_callback) {
         return azoi_fail(err, AZO_ERR_STATE, "A blocking call was made inside a callback of the same client (error "
@@ -11419,11 +11416,9 @@ static void azoi_block(azo_request *job) {
 AZO_API azo_result azo_token(azo_client *client, const azo_token_desc *desc, azo_token_reply *out, azo_error *err) {
     azo_request *job;
     azo_result r = azoi_may_block(client, err);
-    if (out != NULL) {
-        memset(out, 0, sizeof *out);
-    }
     r = r == AZO_OK ? azo_token_begin(client, desc, &job, err) : r;
     if (r != AZO_OK) {
+        (void)azo_token_end(NULL, out, NULL); /* clears the reply */
         return r;
     }
     azoi_block(job);
@@ -11433,11 +11428,9 @@ AZO_API azo_result azo_token(azo_client *client, const azo_token_desc *desc, azo
 AZO_API azo_result azo_chat(azo_client *client, const azo_chat_desc *desc, azo_chat_reply *out, azo_error *err) {
     azo_request *job;
     azo_result r = azoi_may_block(client, err);
-    if (out != NULL) {
-        azoi_chat_reply_clear(out);
-    }
     r = r == AZO_OK ? azo_chat_begin(client, desc, &job, err) : r;
     if (r != AZO_OK) {
+        (void)azo_chat_end(NULL, out, NULL); /* clears the reply */
         return r;
     }
     azoi_block(job);
@@ -11448,11 +11441,9 @@ AZOI_EMBED_API azo_result azo_embed(azo_client *client, const azo_embed_desc *de
                                     azo_error *err) {
     azo_request *job;
     azo_result r = azoi_may_block(client, err);
-    if (out != NULL) {
-        azoi_embed_reply_clear(out);
-    }
     r = r == AZO_OK ? azo_embed_begin(client, desc, &job, err) : r;
     if (r != AZO_OK) {
+        (void)azo_embed_end(NULL, out, NULL); /* clears the reply */
         return r;
     }
     azoi_block(job);
@@ -11462,11 +11453,9 @@ AZOI_EMBED_API azo_result azo_embed(azo_client *client, const azo_embed_desc *de
 AZOI_RAW_API azo_result azo_raw(azo_client *client, const azo_raw_desc *desc, azo_raw_reply *out, azo_error *err) {
     azo_request *job;
     azo_result r = azoi_may_block(client, err);
-    if (out != NULL) {
-        azoi_raw_reply_clear(out);
-    }
     r = r == AZO_OK ? azo_raw_begin(client, desc, &job, err) : r;
     if (r != AZO_OK) {
+        (void)azo_raw_end(NULL, out, NULL); /* clears the reply */
         return r;
     }
     azoi_block(job);
