@@ -1832,6 +1832,7 @@ typedef struct azoi_span {
 typedef struct azoi_owned {
     azo_allocator allocator;
     size_t size;
+    bool secret;   /* wiped before it is freed */
     char *at;      /* where the next text goes while it is filled */
     azoi_buf body; /* taken over from the request: a large one */
     float *vectors;
@@ -8382,9 +8383,23 @@ static azo_str azoi_owned_put(azoi_owned *o, azo_str text) {
 static void azoi_owned_free(azoi_owned *o) {
     if (o != NULL) {
         azo_allocator allocator = o->allocator;
+        size_t size = o->size;
         azoi_buf_free(&o->body);
         azoi_free(&allocator, o->vectors, o->vectors_size);
-        azoi_free(&allocator, o, o->size);
+        if (o->secret) {
+            azoi_wipe(o, size);
+        }
+        azoi_free(&allocator, o, size);
+    }
+}
+
+/* Every reply begins with void *owned. */
+static void azoi_reply_free(void *reply, size_t size) {
+    void *owned;
+    if (reply != NULL) {
+        memcpy(&owned, reply, sizeof owned);
+        azoi_owned_free((azoi_owned *)owned);
+        memset(reply, 0, size);
     }
 }
 
@@ -8418,7 +8433,7 @@ static void *azoi_owned_new(azo_request *job, size_t tables, size_t texts) {
     o->size = size;
     o->at = (char *)o + head;
     ((azoi_answer *)job->data)->owned = o;
-    memcpy(azoi_owned_reply(o), &o, sizeof o); /* every reply begins with void *owned */
+    memcpy(azoi_owned_reply(o), &o, sizeof o);
     return azoi_owned_reply(o);
 }
 
@@ -10292,27 +10307,20 @@ AZO_API azo_result azo_chat_begin(azo_client *client, const azo_chat_desc *desc,
     return r;
 }
 
-static void azoi_chat_reply_clear(azo_chat_reply *reply) {
-    memset(reply, 0, sizeof *reply);
-    reply->prompt_tokens = -1;
-    reply->cached_tokens = -1;
-    reply->completion_tokens = -1;
-    reply->reasoning_tokens = -1;
-    azoi_http_clear(&reply->http);
-}
-
 AZO_API azo_result azo_chat_end(azo_request *request, azo_chat_reply *out, azo_error *err) {
     if (out != NULL) {
-        azoi_chat_reply_clear(out);
+        memset(out, 0, sizeof *out);
+        out->prompt_tokens = -1;
+        out->cached_tokens = -1;
+        out->completion_tokens = -1;
+        out->reasoning_tokens = -1;
+        azoi_http_clear(&out->http);
     }
     return azoi_end(request, AZOI_KIND_CHAT, azoi_chat_seal, out, sizeof *out, err);
 }
 
 AZO_API void azo_chat_reply_free(azo_chat_reply *reply) {
-    if (reply != NULL) {
-        azoi_owned_free((azoi_owned *)reply->owned);
-        azoi_chat_reply_clear(reply);
-    }
+    azoi_reply_free(reply, sizeof *reply);
 }
 
 /* ---- embeddings ---- */
@@ -10695,24 +10703,17 @@ AZOI_EMBED_API azo_result azo_embed_begin(azo_client *client, const azo_embed_de
     return r;
 }
 
-static void azoi_embed_reply_clear(azo_embed_reply *reply) {
-    memset(reply, 0, sizeof *reply);
-    reply->prompt_tokens = -1;
-    azoi_http_clear(&reply->http);
-}
-
 AZOI_EMBED_API azo_result azo_embed_end(azo_request *request, azo_embed_reply *out, azo_error *err) {
     if (out != NULL) {
-        azoi_embed_reply_clear(out);
+        memset(out, 0, sizeof *out);
+        out->prompt_tokens = -1;
+        azoi_http_clear(&out->http);
     }
     return azoi_end(request, AZOI_KIND_EMBED, azoi_embed_seal, out, sizeof *out, err);
 }
 
 AZOI_EMBED_API void azo_embed_reply_free(azo_embed_reply *reply) {
-    if (reply != NULL) {
-        azoi_owned_free((azoi_owned *)reply->owned);
-        azoi_embed_reply_clear(reply);
-    }
+    azoi_reply_free(reply, sizeof *reply);
 }
 
 /* ---- raw ---- */
@@ -10861,23 +10862,16 @@ AZOI_RAW_API azo_result azo_raw_begin(azo_client *client, const azo_raw_desc *de
     return r;
 }
 
-static void azoi_raw_reply_clear(azo_raw_reply *reply) {
-    reply->owned = NULL;
-    azoi_http_clear(&reply->http);
-}
-
 AZOI_RAW_API azo_result azo_raw_end(azo_request *request, azo_raw_reply *out, azo_error *err) {
     if (out != NULL) {
-        azoi_raw_reply_clear(out);
+        memset(out, 0, sizeof *out);
+        azoi_http_clear(&out->http);
     }
     return azoi_end(request, AZOI_KIND_RAW, azoi_raw_seal, out, sizeof *out, err);
 }
 
 AZOI_RAW_API void azo_raw_reply_free(azo_raw_reply *reply) {
-    if (reply != NULL) {
-        azoi_owned_free((azoi_owned *)reply->owned);
-        azoi_raw_reply_clear(reply);
-    }
+    azoi_reply_free(reply, sizeof *reply);
 }
 
 /* ---- tokens: a request without any HTTP of its own ---- */
@@ -10888,22 +10882,16 @@ static azo_result azoi_token_end(azo_request *job) {
     if (reply == NULL) {
         return AZO_ERR_MEMORY;
     }
-    reply->token = azoi_owned_put(((azoi_answer *)job->data)->owned, token);
+    azoi_owned *o = ((azoi_answer *)job->data)->owned;
+    o->secret = true;
+    reply->token = azoi_owned_put(o, token);
     reply->expires_in_s = azoi_slot_expires_in(job->slot);
     reply->source = azoi_slot_source(job->slot).ptr;
     return AZO_OK;
 }
 
-static void azoi_token_wipe(azoi_owned *o) {
-    if (o != NULL) {
-        char *texts = (char *)azoi_owned_reply(o);
-        azoi_wipe(texts, o->size - (size_t)(texts - (char *)o));
-        azoi_owned_free(o);
-    }
-}
-
 static void azoi_token_drop(azo_request *job) {
-    azoi_token_wipe(((azoi_answer *)job->data)->owned);
+    azoi_owned_free(((azoi_answer *)job->data)->owned);
 }
 
 static const azoi_job_ops azoi_token_ops = {AZOI_KIND_TOKEN, azoi_auth_authorize, NULL, NULL, NULL, NULL,
@@ -10966,10 +10954,7 @@ AZO_API azo_result azo_token_end(azo_request *request, azo_token_reply *out, azo
 }
 
 AZO_API void azo_token_reply_free(azo_token_reply *reply) {
-    if (reply != NULL) {
-        azoi_token_wipe((azoi_owned *)reply->owned);
-        memset(reply, 0, sizeof *reply);
-    }
+    azoi_reply_free(reply, sizeof *reply);
 }
 /* >>public
  *
@@ -11641,10 +11626,7 @@ AZOI_STATE_API azo_result azo_client_export(azo_client *client, azo_state *out, 
 }
 
 AZOI_STATE_API void azo_state_free(azo_state *state) {
-    if (state != NULL) {
-        azoi_owned_free((azoi_owned *)state->owned);
-        memset(state, 0, sizeof *state);
-    }
+    azoi_reply_free(state, sizeof *state);
 }
 
 /* Checks a state and leaves its records of it, and when it was made. */
