@@ -1910,19 +1910,19 @@ typedef enum azoi_rows {
  * all that is behind it, so that the end sees what is wrong. Behind it lies a byte for each input: its row was seen. */
 typedef struct azoi_embed {
     azoi_answer answer;
-    azoi_rows rows;
-    azoi_json_nesting nesting;
-    bool comma;          /* before the next row must come one */
-    azoi_buf row;        /* what came of one */
-    int64_t found;       /* rows that were read */
-    size_t found_at;     /* where the first one stood in the body */
-    size_t taken;        /* bytes that the body is shorter by */
     size_t count;
+    float *given;      /* the caller's room for the vectors; NULL: ours are wanted */
+    size_t given_cap;
+    azoi_rows rows;    /* this and all below is of one attempt */
+    azoi_json_nesting nesting;
+    bool comma;        /* before the next row must come one */
+    azoi_buf row;      /* what came of one */
+    int64_t found;     /* rows that were read */
+    size_t found_at;   /* where the first one stood in the body */
+    size_t taken;      /* bytes that the body is shorter by */
     size_t dimensions; /* 0: no row was seen yet */
-    float *vectors;    /* the caller's, or ours */
-    size_t vector_cap; /* the caller's */
-    size_t own_size;   /* of ours in bytes; 0: the caller's */
-    bool whole;        /* all rows are there */
+    float *vectors;
+    size_t own_size;   /* of ours in bytes; 0: they are the caller's */
     int64_t prompt_tokens;
 } azoi_embed;
 
@@ -10325,36 +10325,37 @@ AZO_API void azo_chat_reply_free(azo_chat_reply *reply) {
 
 /* ---- embeddings ---- */
 
-static azo_result azoi_row_bad(const azo_request *job, azo_error *e, int64_t row, const char *what) {
-    return azoi_fail(e, AZO_ERR_JSON, "An embedding in the answer %s (row %lld of %zu). Report it to whoever runs the "
-                     "service or the gateway before it.", what, (long long)row, ((azoi_embed *)job->data)->count);
+static azo_result azoi_row_bad(azo_request *job, int64_t row, const char *what) {
+    return azoi_fail(&job->error, AZO_ERR_JSON, "An embedding in the answer %s (row %lld of %zu). Report it to whoever "
+                     "runs the service or the gateway before it.", what, (long long)row,
+                     ((azoi_embed *)job->data)->count);
 }
 
 /* The first row decides about the dimensions; then there must be room for all. */
-static azo_result azoi_row_room(azo_request *job, azo_error *e, int64_t row, size_t dimensions) {
+static azo_result azoi_row_room(azo_request *job, int64_t row, size_t dimensions) {
     azoi_embed *embed = (azoi_embed *)job->data;
     size_t floats;
     bool announced = job->head.framing == AZOI_FRAMING_LENGTH && job->head.length < job->spec.max_body;
     size_t most = announced ? (size_t)job->head.length : job->spec.max_body; /* bytes that may come */
     if (dimensions == 0 || (embed->dimensions != 0 && dimensions != embed->dimensions)) {
-        return azoi_row_bad(job, e, row, dimensions == 0 ? "is empty" : "differs in length");
+        return azoi_row_bad(job, row, dimensions == 0 ? "is empty" : "differs in length");
     }
     if (embed->dimensions != 0) {
         return AZO_OK;
     }
     if (!azoi_product(dimensions, embed->count, &floats) || floats > most / 2) { /* "0," */
-        return azoi_row_bad(job, e, row, "is longer than all that may come has room for");
+        return azoi_row_bad(job, row, "is longer than all that may come has room for");
     }
+    if (embed->given != NULL && floats > embed->given_cap) {
+        return azoi_fail(&job->error, AZO_ERR_LIMIT, "The vectors are %zu floats (%zu x %zu), but vector_cap is %zu. "
+                         "Give room for that many, or ask for fewer dimensions.", floats, embed->count, dimensions,
+                         embed->given_cap);
+    }
+    embed->own_size = embed->given == NULL ? floats * sizeof(float) : 0;
+    embed->vectors = embed->given != NULL ? embed->given
+                                          : (float *)azoi_resize(&job->allocator, NULL, 0, embed->own_size);
     if (embed->vectors == NULL) {
-        embed->vectors = (float *)azoi_resize(&job->allocator, NULL, 0, floats * sizeof(float));
-        if (embed->vectors == NULL) {
-            return azoi_memory(e);
-        }
-        embed->own_size = floats * sizeof(float);
-    } else if (floats > embed->vector_cap) {
-        return azoi_fail(e, AZO_ERR_LIMIT, "The vectors are %zu floats (%zu x %zu), but vector_cap is %zu. Give room "
-                         "for that many, or ask for fewer dimensions.", floats, embed->count, dimensions,
-                         embed->vector_cap);
+        return azoi_memory(&job->error);
     }
     embed->dimensions = dimensions;
     return AZO_OK;
@@ -10371,13 +10372,13 @@ static size_t azoi_row_count(azo_str array) {
 }
 
 /* The array need not have been checked. */
-static azo_result azoi_row_numbers(azo_request *job, azo_error *e, int64_t row, azo_str array) {
+static azo_result azoi_row_numbers(azo_request *job, int64_t row, azo_str array) {
     azoi_embed *embed = (azoi_embed *)job->data;
     azoi_json_scan s;
     const char *at = azoi_json_scan_init(&s, array, NULL) + 1;
     double number;
     size_t count = embed->dimensions > 0 ? embed->dimensions : azoi_row_count(array);
-    azo_result r = azoi_row_room(job, e, row, count);
+    azo_result r = azoi_row_room(job, row, count);
     if (r != AZO_OK) {
         return r;
     }
@@ -10387,8 +10388,8 @@ static azo_result azoi_row_numbers(azo_request *job, azo_error *e, int64_t row, 
         at = azoi_json_scan_double(&s, at, &number);
         if (at == NULL || number > (double)FLT_MAX || number < -(double)FLT_MAX ||
             azoi_json_scan_ahead(&s, &at) != (i + 1 < count ? ',' : ']')) {
-            r = azoi_row_room(job, e, row, azoi_row_count(array));
-            return r != AZO_OK ? r : azoi_row_bad(job, e, row, "holds something that is no number");
+            r = azoi_row_room(job, row, azoi_row_count(array));
+            return r != AZO_OK ? r : azoi_row_bad(job, row, "holds something that is no number");
         }
         at++;
         out[i] = (float)number;
@@ -10397,7 +10398,7 @@ static azo_result azoi_row_numbers(azo_request *job, azo_error *e, int64_t row, 
 }
 
 /* Base64 of little-endian IEEE 754 singles. */
-static azo_result azoi_row_base64(azo_request *job, azo_error *e, int64_t row, azo_str text) {
+static azo_result azoi_row_base64(azo_request *job, int64_t row, azo_str text) {
     azoi_embed *embed = (azoi_embed *)job->data;
     if (azoi_find(text, '\\') < text.len) { /* some write / as \/ */
         azoi_buf *decoded = &job->client->decoded;
@@ -10409,7 +10410,7 @@ static azo_result azoi_row_base64(azo_request *job, azo_error *e, int64_t row, a
         text.len--;
     }
     size_t dimensions = text.len / 16 * 3 + text.len % 16 * 3 / 16;
-    azo_result r = azoi_row_room(job, e, row, dimensions);
+    azo_result r = azoi_row_room(job, row, dimensions);
     if (r != AZO_OK) {
         return r;
     }
@@ -10417,7 +10418,7 @@ static azo_result azoi_row_base64(azo_request *job, azo_error *e, int64_t row, a
     unsigned char *bytes = (unsigned char *)out;
     size_t len;
     if (!azoi_base64_decode(text, bytes, dimensions * 4, &len) || len != dimensions * 4) {
-        return azoi_row_bad(job, e, row, "is malformed base64");
+        return azoi_row_bad(job, row, "is malformed base64");
     }
     for (size_t i = 0; i < dimensions; i++) {
         const unsigned char *b = bytes + 4 * i;
@@ -10459,7 +10460,7 @@ static bool azoi_row_open(azo_str text, azo_str *index, azo_str *embedding) {
 }
 
 /* {"index": 1, "embedding": ...}; the position counts where there is no index. */
-static azo_result azoi_row(azo_request *job, azo_error *e, azo_str text, int64_t position) {
+static azo_result azoi_row(azo_request *job, azo_str text, int64_t position) {
     azoi_embed *embed = (azoi_embed *)job->data;
     char *seen = (char *)(embed + 1);
     azo_str index;
@@ -10468,14 +10469,14 @@ static azo_result azoi_row(azo_request *job, azo_error *e, azo_str text, int64_t
     int64_t row = azoi_count_of(index, position);
     azo_result r;
     if (row < 0 || (uint64_t)row >= embed->count || seen[row] != 0) {
-        return azoi_row_bad(job, e, row, "has an index that is too large or comes twice");
+        return azoi_row_bad(job, row, "has an index that is too large or comes twice");
     }
     if (azoi_is(value, '[') && open) {
-        r = azoi_row_numbers(job, e, row, value);
+        r = azoi_row_numbers(job, row, value);
     } else if (azoi_is(value, '"') && open) {
-        r = azoi_row_base64(job, e, row, azoi_inside(value));
+        r = azoi_row_base64(job, row, azoi_inside(value));
     } else {
-        r = azoi_row_bad(job, e, row, azoi_is(value, '[') ? "holds something that is no number" : "is missing");
+        r = azoi_row_bad(job, row, azoi_is(value, '[') ? "holds something that is no number" : "is missing");
     }
     seen[row] = r == AZO_OK ? 1 : 0;
     return r;
@@ -10538,7 +10539,7 @@ static void azoi_rows_take(azo_request *job, azo_str *piece) {
     if (!whole || job->body.failed != AZO_OK) {
         return;
     }
-    if (embed->nesting.deepest <= AZO_MAX_JSON_DEPTH && azoi_row(job, NULL, text, embed->found) == AZO_OK) {
+    if (embed->nesting.deepest <= AZO_MAX_JSON_DEPTH && azoi_row(job, text, embed->found) == AZO_OK) {
         embed->rows = AZOI_ROWS_AMONG;
         embed->comma = true;
         embed->found++;
@@ -10546,6 +10547,7 @@ static void azoi_rows_take(azo_request *job, azo_str *piece) {
         job->body.max -= text.len - 2; /* what was taken out counts */
         text = azo_s("{}");
     } else {
+        azoi_error_clear(&job->error); /* the end will find it again */
         embed->rows = AZOI_ROWS_BEHIND;
     }
     azoi_buf_str(&job->body, text);
@@ -10588,7 +10590,7 @@ static azo_result azoi_embed_read(azo_request *job, azo_str body) {
     }
     azo_str rest = azoi_is(v[1], '[') ? v[1] : azoi_view(NULL, 0);
     for (; r == AZO_OK && azoi_json_step(&rest, NULL, &value); found++) {
-        r = found < embed->found ? AZO_OK : azoi_row(job, &job->error, value, found);
+        r = found < embed->found ? AZO_OK : azoi_row(job, value, found);
     }
     (void)azoi_json_find(v[2], "prompt_tokens", &tokens);
     embed->prompt_tokens = azoi_count_of(tokens, -1);
@@ -10606,23 +10608,21 @@ static azo_result azoi_embed_seal(azo_request *job) {
         return AZO_ERR_MEMORY;
     }
     reply->prompt_tokens = embed->prompt_tokens;
-    if (embed->whole) {
+    bool whole = job->result == AZO_OK;
+    if (whole) {
         reply->vectors = embed->vectors;
         reply->count = embed->count;
         reply->dimensions = embed->dimensions;
-        if (embed->own_size > 0) {
-            embed->answer.owned->vectors = embed->vectors;
-            embed->answer.owned->vectors_size = embed->own_size;
-            embed->own_size = 0;
-        }
+        embed->answer.owned->vectors = embed->own_size > 0 ? embed->vectors : NULL;
+        embed->answer.owned->vectors_size = embed->own_size;
+        embed->own_size = 0;
     }
-    azoi_owned_http(embed->answer.owned, job, !embed->whole && job->body.len > 0, &reply->http);
+    azoi_owned_http(embed->answer.owned, job, !whole && job->body.len > 0, &reply->http);
     return AZO_OK;
 }
 
 static azo_result azoi_embed_end(azo_request *job) {
-    azoi_embed *embed = (azoi_embed *)job->data;
-    azoi_buf_str(&job->body, azoi_buf_view(&embed->row)); /* half a row */
+    azoi_buf_str(&job->body, azoi_buf_view(&((azoi_embed *)job->data)->row)); /* half a row */
     azo_str body = azoi_buf_view(&job->body);
     if (job->body.failed != AZO_OK) {
         return azoi_memory(&job->error);
@@ -10631,26 +10631,15 @@ static azo_result azoi_embed_end(azo_request *job) {
         return azoi_not_json(job, job->body.len > 0 ? "text instead of JSON" : "nothing");
     }
     azo_result r = azoi_embed_read(job, body);
-    embed->whole = r == AZO_OK;
     return r == AZO_OK ? azoi_embed_seal(job) : r;
 }
 
-/* The caller's vectors are kept. */
 static void azoi_embed_restart(azo_request *job) {
     azoi_embed *embed = (azoi_embed *)job->data;
-    azoi_embed fresh;
-    memset(&fresh, 0, sizeof fresh);
-    fresh.answer = embed->answer;
-    fresh.count = embed->count;
-    fresh.vectors = embed->own_size > 0 ? NULL : embed->vectors;
-    fresh.vector_cap = embed->vector_cap;
-    fresh.prompt_tokens = -1;
-    if (embed->own_size > 0) {
-        azoi_free(&job->allocator, embed->vectors, embed->own_size);
-    }
+    azoi_free(&job->allocator, embed->own_size > 0 ? embed->vectors : NULL, embed->own_size);
     azoi_buf_free(&embed->row);
-    memset(embed + 1, 0, embed->count);
-    *embed = fresh;
+    memset((char *)embed + offsetof(azoi_embed, rows), 0, sizeof *embed - offsetof(azoi_embed, rows) + embed->count);
+    embed->prompt_tokens = -1;
     job->body.max = job->spec.max_body;
 }
 
@@ -10696,9 +10685,9 @@ AZOI_EMBED_API azo_result azo_embed_begin(azo_client *client, const azo_embed_de
     if (r == AZO_OK) {
         azoi_embed *embed = (azoi_embed *)(*out)->data;
         embed->count = desc->input_count;
-        embed->vectors = desc->vectors;
-        embed->vector_cap = desc->vectors != NULL ? desc->vector_cap : 0;
-        embed->prompt_tokens = -1;
+        embed->given = desc->vectors;
+        embed->given_cap = desc->vector_cap;
+        azoi_embed_restart(*out);
     }
     return r;
 }

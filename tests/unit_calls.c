@@ -2564,7 +2564,7 @@ static void test_impossible_sizes(void **state) {
     assert_int_equal(job->error.code, AZO_ERR_MEMORY);
     azo_request_free(job);
     job = begin_embed(client, &desc);
-    assert_int_equal(azoi_row_room(job, &job->error, 0, SIZE_MAX), AZO_ERR_JSON); /* times two inputs */
+    assert_int_equal(azoi_row_room(job, 0, SIZE_MAX), AZO_ERR_JSON); /* times two inputs */
     test_sentences(job->error.message);
     azo_request_free(job);
     azo_client_close(client);
