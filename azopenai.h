@@ -1900,10 +1900,9 @@ typedef struct azoi_chat {
 
 /* How far an answer with embeddings is read. */
 typedef enum azoi_rows {
-    AZOI_ROWS_AHEAD,  /* we are before its array of rows */
-    AZOI_ROWS_AMONG,  /* between two rows, or before the first */
-    AZOI_ROWS_INSIDE, /* inside one */
-    AZOI_ROWS_BEHIND  /* behind them, or where something was no row */
+    AZOI_ROWS_AHEAD, /* we are before its array of rows */
+    AZOI_ROWS_AMONG, /* in it */
+    AZOI_ROWS_BEHIND /* behind it, or where something was no row */
 } azoi_rows;
 
 /* A row is read, and taken out of the body, as soon as it is whole; {} takes its place. What cannot be read stays, with
@@ -1915,8 +1914,7 @@ typedef struct azoi_embed {
     size_t given_cap;
     azoi_rows rows;    /* this and all below is of one attempt */
     azoi_json_nesting nesting;
-    bool comma;        /* before the next row must come one */
-    azoi_buf row;      /* what came of one */
+    size_t row_at;     /* where in the body one begins, or what stands before it */
     int64_t found;     /* rows that were read */
     size_t found_at;   /* where the first one stood in the body */
     size_t taken;      /* bytes that the body is shorter by */
@@ -10493,84 +10491,58 @@ static bool azoi_rows_begin(azo_str front) {
     return azoi_ends(front, "\"data\"") && !azoi_ends(front, "\\\"data\"");
 }
 
-/* Takes what lies before the array of rows, up to its next bracket. */
-static void azoi_rows_seek(azo_request *job, azo_str *piece) {
+/* Reads the row that the body ends with. */
+static void azoi_rows_read(azo_request *job) {
     azoi_embed *embed = (azoi_embed *)job->data;
-    size_t len = azoi_json_bracket(&embed->nesting, *piece);
     azoi_buf *body = &job->body;
-    azoi_buf_collect(body, azoi_view(piece->ptr, len));
-    bool array = !embed->nesting.quoted && embed->nesting.depth == 2 && piece->ptr[len - 1] == '[';
-    *piece = azoi_skip(*piece, len);
-    if (array && body->failed == AZO_OK && azoi_rows_begin(azoi_view(body->data, body->len - 1))) {
-        embed->rows = AZOI_ROWS_AMONG;
-        embed->found_at = body->len;
-        azoi_buf_init(&embed->row, &job->allocator, 0, false);
-    }
-}
-
-/* Takes white space or a comma, or finds out what else comes. */
-static void azoi_rows_between(azo_request *job, azo_str *piece) {
-    azoi_embed *embed = (azoi_embed *)job->data;
-    char c = piece->ptr[0];
-    if (azoi_is_space(c) || (c == ',' && embed->comma)) {
-        embed->comma = embed->comma && c != ',';
-        azoi_buf_collect(&job->body, azoi_view(piece->ptr, 1));
-        *piece = azoi_skip(*piece, 1);
-    } else {
-        embed->rows = c == '{' && !embed->comma ? AZOI_ROWS_INSIDE : AZOI_ROWS_BEHIND;
-        embed->row.max = job->body.max - job->body.len;
-    }
-}
-
-/* Takes what there is of a row, and reads it where that is all. */
-static void azoi_rows_take(azo_request *job, azo_str *piece) {
-    azoi_embed *embed = (azoi_embed *)job->data;
-    azo_str text = azoi_view(piece->ptr, 0);
-    do {
-        text.len += azoi_json_bracket(&embed->nesting, azoi_skip(*piece, text.len));
-    } while (embed->nesting.depth > 2 && text.len < piece->len);
-    bool whole = embed->nesting.depth <= 2;
-    *piece = azoi_skip(*piece, text.len);
-    if (!whole || embed->row.len > 0 || text.len > embed->row.max) {
-        azoi_buf_collect(&embed->row, text);
-        job->body.failed = embed->row.failed;
-        text = azoi_buf_view(&embed->row);
-    }
-    if (!whole || job->body.failed != AZO_OK) {
-        return;
-    }
-    if (embed->nesting.deepest <= AZO_MAX_JSON_DEPTH && azoi_row(job, text, embed->found) == AZO_OK) {
-        embed->rows = AZOI_ROWS_AMONG;
-        embed->comma = true;
-        embed->found++;
-        embed->taken += text.len - 2;
-        job->body.max -= text.len - 2; /* what was taken out counts */
-        text = azo_s("{}");
-    } else {
+    azo_str text = azoi_skip(azoi_buf_view(body), embed->row_at);
+    if (embed->nesting.deepest > AZO_MAX_JSON_DEPTH || azoi_row(job, text, embed->found) != AZO_OK) {
         azoi_error_clear(&job->error); /* the end will find it again */
         embed->rows = AZOI_ROWS_BEHIND;
+        return;
     }
-    azoi_buf_str(&job->body, text);
-    azoi_buf_clear(&embed->row);
+    embed->found++;
+    embed->taken += text.len - 2;
+    body->max -= text.len - 2; /* what was taken out counts */
+    body->len = embed->row_at;
+    azoi_buf_puts(body, "{}");
+    embed->row_at = body->len;
+}
+
+/* Takes what comes up to the next bracket. */
+static void azoi_rows_take(azo_request *job, azo_str *piece) {
+    azoi_embed *embed = (azoi_embed *)job->data;
+    azoi_buf *body = &job->body;
+    size_t depth = embed->nesting.depth;
+    size_t len = azoi_json_bracket(&embed->nesting, *piece);
+    char bracket = piece->ptr[len - 1];
+    azoi_buf_collect(body, azoi_view(piece->ptr, len));
+    *piece = azoi_skip(*piece, len);
+    if (depth == embed->nesting.depth || body->failed != AZO_OK) {
+        return;
+    }
+    azo_str front = azoi_view(body->data, body->len - 1);
+    if (embed->rows == AZOI_ROWS_AHEAD) {
+        bool begins = depth == 1 && bracket == '[' && azoi_rows_begin(front);
+        embed->rows = begins ? AZOI_ROWS_AMONG : AZOI_ROWS_AHEAD;
+        embed->found_at = body->len;
+        embed->row_at = body->len;
+    } else if (depth == 2) {
+        azo_str between = azoi_trim(azoi_skip(front, embed->row_at));
+        bool begins = bracket == '{' && azoi_equal(between, embed->found > 0 ? "," : "");
+        embed->rows = begins ? AZOI_ROWS_AMONG : AZOI_ROWS_BEHIND;
+        embed->row_at = front.len;
+    } else if (embed->nesting.depth == 2) {
+        azoi_rows_read(job);
+    }
 }
 
 static azo_result azoi_embed_data(azo_request *job, azo_str *piece) {
     const azoi_embed *embed = (const azoi_embed *)job->data;
-    azo_result r = AZO_OK;
-    while (piece->len > 0 && r == AZO_OK) {
-        if (embed->rows == AZOI_ROWS_AHEAD) {
-            azoi_rows_seek(job, piece);
-        } else if (embed->rows == AZOI_ROWS_AMONG) {
-            azoi_rows_between(job, piece);
-        } else if (embed->rows == AZOI_ROWS_INSIDE) {
-            azoi_rows_take(job, piece);
-        }
-        r = azoi_buf_failed(&job->body, &job->error, "The answer (max_response_bytes)");
-        if (r == AZO_OK && embed->rows == AZOI_ROWS_BEHIND) {
-            r = azoi_job_collect(job, piece);
-        }
+    while (piece->len > 0 && embed->rows != AZOI_ROWS_BEHIND && job->body.failed == AZO_OK) {
+        azoi_rows_take(job, piece);
     }
-    return r;
+    return azoi_job_collect(job, piece);
 }
 
 static azo_result azoi_embed_read(azo_request *job, azo_str body) {
@@ -10622,11 +10594,7 @@ static azo_result azoi_embed_seal(azo_request *job) {
 }
 
 static azo_result azoi_embed_end(azo_request *job) {
-    azoi_buf_str(&job->body, azoi_buf_view(&((azoi_embed *)job->data)->row)); /* half a row */
     azo_str body = azoi_buf_view(&job->body);
-    if (job->body.failed != AZO_OK) {
-        return azoi_memory(&job->error);
-    }
     if (!azoi_starts(azoi_trim(body), "{")) {
         return azoi_not_json(job, job->body.len > 0 ? "text instead of JSON" : "nothing");
     }
@@ -10637,7 +10605,6 @@ static azo_result azoi_embed_end(azo_request *job) {
 static void azoi_embed_restart(azo_request *job) {
     azoi_embed *embed = (azoi_embed *)job->data;
     azoi_free(&job->allocator, embed->own_size > 0 ? embed->vectors : NULL, embed->own_size);
-    azoi_buf_free(&embed->row);
     memset((char *)embed + offsetof(azoi_embed, rows), 0, sizeof *embed - offsetof(azoi_embed, rows) + embed->count);
     embed->prompt_tokens = -1;
     job->body.max = job->spec.max_body;
