@@ -9624,10 +9624,8 @@ static azoi_stream_mode azoi_stream_decide(azo_str *piece) {
     while (piece->len > 0 && azoi_is_space(piece->ptr[0])) {
         *piece = azoi_skip(*piece, 1);
     }
-    if (piece->len == 0) {
-        return AZOI_STREAM_UNKNOWN;
-    }
-    return piece->ptr[0] == '{' || piece->ptr[0] == '<' ? AZOI_STREAM_WHOLE : AZOI_STREAM_EVENTS;
+    bool whole = azoi_is(*piece, '{') || azoi_is(*piece, '<');
+    return piece->len == 0 ? AZOI_STREAM_UNKNOWN : whole ? AZOI_STREAM_WHOLE : AZOI_STREAM_EVENTS;
 }
 
 static bool azoi_is_done_mark(azo_str data) {
@@ -10723,26 +10721,21 @@ static const azoi_job_ops azoi_raw_ops = {
 
 /* Printable ASCII without any of `forbidden`. */
 static bool azoi_is_plain(azo_str text, const char *forbidden) {
-    for (size_t i = 0; i < text.len; i++) {
-        if (text.ptr[i] <= ' ' || text.ptr[i] > '~' || strchr(forbidden, text.ptr[i]) != NULL) {
-            return false;
-        }
+    size_t i = 0;
+    while (i < text.len && text.ptr[i] > ' ' && text.ptr[i] <= '~' && strchr(forbidden, text.ptr[i]) == NULL) {
+        i++;
     }
-    return true;
+    return i == text.len;
 }
 
 /* A name put into a path must not be able to leave it. */
 static bool azoi_raw_path_ok(azo_str path) {
     azo_str segment;
-    if (!azoi_starts(path, "/") || !azoi_is_plain(path, "?#\\")) {
-        return false;
+    bool ok = azoi_starts(path, "/") && azoi_is_plain(path, "?#\\");
+    while (ok && azoi_segment_next(&path, &segment)) {
+        ok = !azoi_one_of(segment, ".|..|%2e|.%2e|%2e.|%2e%2e");
     }
-    while (azoi_segment_next(&path, &segment)) {
-        if (azoi_one_of(segment, ".|..|%2e|.%2e|%2e.|%2e%2e")) {
-            return false;
-        }
-    }
-    return true;
+    return ok;
 }
 
 static azo_result azoi_raw_check(const azo_raw_desc *desc, azo_str method, azo_str query, azo_error *err) {
