@@ -9896,8 +9896,8 @@ static azo_result azoi_walk_piece(azoi_walk *w, azo_str value, azoi_span *span, 
     if (!azoi_is(value, object ? '{' : '"')) {
         return AZO_OK;
     }
-    if (value.len == 2 || *azoi_json_value_start(value.ptr + 1) == '}') { /* no event, but an empty text is not null */
-        return text && value.len == 2 ? azoi_span_add(w->job, span, azoi_view("", 0)) : AZO_OK;
+    if (object ? *azoi_json_value_start(value.ptr + 1) == '}' : value.len == 2) {
+        return text ? azoi_span_add(w->job, span, azoi_view("", 0)) : AZO_OK; /* no event, but it is not null */
     }
     if (azoi_walk_taken(w)) {
         return AZO_OK;

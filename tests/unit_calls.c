@@ -1066,6 +1066,18 @@ static void test_stream_84(void **state) {
                  "text 0.0 'a'\nfinish 0.0 'stop'\nAZO_OK\nchoice 'a' stop\nid i tokens -1+-1\n");
 }
 
+/* What would end an object is a text like any other where it stands in a string. */
+static void test_stream_braces(void **state) {
+    (void)state;
+    check_stream("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"{\"}}]}\n\n"
+                 "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"}\"}}]}\n\n"
+                 "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" }\",\"refusal\":\"}\"}}]}\n\n"
+                 "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"}\"}]}\n\n"
+                 "data: [DONE]\n\n",
+                 "text 0.0 '{'\ntext 0.0 '}'\ntext 0.0 ' }'\nrefusal 0.0 '}'\nfinish 0.0 '}'\nAZO_OK\n"
+                 "choice '{} }' refusal '}' }\nid - tokens -1+-1\n");
+}
+
 static void test_stream_ends(void **state) {
     (void)state;
     check_stream(DELTA("Par"), "text 0.0 'Par'\nAZO_ERR_STREAM\nchoice 'Par' -\nid i tokens -1+-1\n");
@@ -2876,6 +2888,7 @@ int main(void) {
         cmocka_unit_test(test_stream_83),
         cmocka_unit_test(test_stream_filters),
         cmocka_unit_test(test_stream_84),
+        cmocka_unit_test(test_stream_braces),
         cmocka_unit_test(test_stream_ends),
         cmocka_unit_test(test_stream_glued),
         cmocka_unit_test(test_stream_choices),
