@@ -9842,10 +9842,7 @@ static void azoi_filter_merge(azoi_buf *out, azo_str fresh, azo_str old) {
     while (azoi_json_step(&old, &key, &value)) {
         azoi_pick(NULL, fresh, &key, 1, &newer);
         if (newer.ptr == NULL) {
-            azoi_buf_char(out, '"');
-            azoi_buf_str(out, key);
-            azoi_buf_puts(out, "\":");
-            azoi_buf_str(out, value);
+            azoi_buf_add(out, key.ptr - 1, (size_t)(value.ptr + value.len - key.ptr) + 1); /* as it is written */
             azoi_buf_char(out, ',');
         }
     }
@@ -10088,10 +10085,9 @@ static azo_result azoi_chat_event(azo_request *job) {
         } else if (azoi_trim(piece).len > 0) {
             r = azoi_chat_chunk(job, piece);
         }
-        if (r == AZO_ERR_CANCELLED) {
-            return r; /* the job may be gone */
+        if (r != AZO_ERR_CANCELLED) { /* else the job may be gone */
+            data->data[piece.len] = behind;
         }
-        data->data[piece.len] = behind;
         if (r != AZO_OK) {
             return r;
         }
