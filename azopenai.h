@@ -5304,10 +5304,6 @@ static azo_result azoi_roots_decide(azoi_stream *s, azoi_scan *z, mbedtls_x509_c
     }
     azoi_log(s->net, AZO_LOG_DEBUG, "* %d of %zu root certificates fit the chain of %s", z->found_count,
              z->certificates, s->host);
-    if (z->found_count == 0) {
-        *flags |= MBEDTLS_X509_BADCERT_NOT_TRUSTED;
-        return AZO_OK;
-    }
     int ret = mbedtls_x509_crt_verify_with_profile(leaf, &z->found, NULL, &mbedtls_x509_crt_profile_default, s->name,
                                                    &verdict, NULL, NULL);
     if (ret != 0 && (verdict == 0 || verdict == 0xffffffff)) {
@@ -5331,9 +5327,7 @@ static int azoi_tls_verify(void *user_data, mbedtls_x509_crt *crt, int depth, ui
         s->dates[0] = crt->valid_from;
         s->dates[1] = crt->valid_to;
     }
-    if ((*flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED) != 0) {
-        s->pending_roots = true;
-    }
+    s->pending_roots |= (*flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED) != 0;
     if (!s->pending_roots) {
         return 0; /* anchored by a root that is known: the verdict stands */
     }
