@@ -3961,18 +3961,15 @@ static bool azoi_sse_end(azoi_sse *s) {
 
 #ifndef AZO_NO_CLOCK
 static int64_t azoi_default_monotonic(void *user_data) {
-    struct timespec now;
+    struct timespec now = {0, 0};
     (void)user_data;
-    if (clock_gettime(CLOCK_MONOTONIC, &now) != 0) {
-        return 0;
-    }
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000 + (int64_t)(now.tv_nsec / 1000000);
 }
 
 static int64_t azoi_default_unix(void *user_data) {
-    time_t now = time(NULL);
     (void)user_data;
-    return now > 0 ? (int64_t)now : 0;
+    return (int64_t)time(NULL);
 }
 #endif
 
