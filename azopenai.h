@@ -1414,12 +1414,16 @@ typedef union azoi_address {
     struct sockaddr_in6 v6;
 } azoi_address;
 
+typedef struct azoi_addresses {
+    azoi_address list[AZOI_MAX_ADDRESSES];
+    size_t count; /* 0: not looked up */
+} azoi_addresses;
+
 /* One connection of the built-in transport: at most two sockets race (RFC 8305). */
 typedef struct azoi_socket {
     int fd[2];    /* -1: none; fd[0] is the one that won, once connected */
-    size_t to[2]; /* its place in list[] */
-    azoi_address list[AZOI_MAX_ADDRESSES];
-    size_t count; /* 0: not looked up yet */
+    size_t to[2]; /* its place in to_try.list[] */
+    azoi_addresses to_try;
     size_t tried;
     int64_t stagger_at; /* when to start the second one */
     bool connected;
@@ -1439,8 +1443,7 @@ typedef struct azoi_known {
     int64_t verified_at; /* Unix seconds of the handshake that saw the certificate; 0: not known */
     mbedtls_ssl_session session;
 #ifndef AZO_NO_SOCKETS
-    azoi_address list[AZOI_MAX_ADDRESSES]; /* the one that answered last time first */
-    size_t count; /* 0: not looked up, or none of them answers any more */
+    azoi_addresses addresses; /* the one that answered last time first; none: none answers any more */
 #endif
 } azoi_known;
 
@@ -4465,30 +4468,21 @@ static azo_result azoi_socket_open(const azo_target *to, void **conn, void *user
     return AZO_OK;
 }
 
-/* For the next connection to this host; none: to be looked up again. */
-static void azoi_socket_keep_addresses(const azoi_socket *s, azoi_net *n) {
-    azoi_known *known = azoi_net_known(n, s->host, s->port);
-    memcpy(known->list, s->list, sizeof known->list);
-    known->count = s->count;
-}
-
-/* IPv6 and IPv4 by turns (RFC 8305 section 4); returns how many. */
-static size_t azoi_addresses_sort(const struct addrinfo *list, azoi_address *out) {
+/* IPv6 and IPv4 by turns (RFC 8305 section 4). */
+static void azoi_addresses_sort(const struct addrinfo *list, azoi_addresses *out) {
     static const int families[2] = {AF_INET6, AF_INET};
     const struct addrinfo *next[2] = {list, list};
-    size_t count = 0;
-    for (int turn = 0; count < AZOI_MAX_ADDRESSES && (next[0] != NULL || next[1] != NULL); turn = 1 - turn) {
+    out->count = 0;
+    for (int turn = 0; out->count < AZOI_MAX_ADDRESSES && (next[0] != NULL || next[1] != NULL); turn = 1 - turn) {
         const struct addrinfo *a = next[turn];
         while (a != NULL && a->ai_family != families[turn]) {
             a = a->ai_next;
         }
         if (a != NULL) {
-            memcpy(&out[count], a->ai_addr, turn == 0 ? sizeof out->v6 : sizeof out->v4);
-            count++;
+            memcpy(&out->list[out->count++], a->ai_addr, turn == 0 ? sizeof out->list->v6 : sizeof out->list->v4);
         }
         next[turn] = a != NULL ? a->ai_next : NULL;
     }
-    return count;
 }
 
 /* AZO_OK, or RESOLVE with getaddrinfo's code in errno. AI_ADDRCONFIG saves the query for a family that this machine
@@ -4498,10 +4492,9 @@ static azo_result azoi_socket_resolve(azoi_socket *s, azoi_net *n) {
     struct addrinfo *list = NULL;
     char service[8];
     azo_str name = azo_s(s->host);
-    const azoi_known *known = azoi_net_known(n, s->host, s->port);
-    if (known->count > 0) {
-        memcpy(s->list, known->list, sizeof s->list);
-        s->count = known->count;
+    azoi_known *known = azoi_net_known(n, s->host, s->port);
+    s->to_try = known->addresses;
+    if (s->to_try.count > 0) {
         return AZO_OK;
     }
     azoi_log(n, AZO_LOG_DEBUG, "* resolving %s", s->host);
@@ -4512,15 +4505,15 @@ static azo_result azoi_socket_resolve(azoi_socket *s, azoi_net *n) {
     (void)snprintf(service, sizeof service, "%u", (unsigned)s->port);
     int code = getaddrinfo(s->host, service, &hints, &list);
     if (code == 0) {
-        s->count = azoi_addresses_sort(list, s->list);
+        azoi_addresses_sort(list, &s->to_try);
         freeaddrinfo(list);
     }
-    if (s->count == 0) {
+    if (s->to_try.count == 0) {
         azoi_log(n, AZO_LOG_WARN, "* %s: %s", s->host, gai_strerror(code));
         errno = code;
         return AZO_ERR_RESOLVE;
     }
-    azoi_socket_keep_addresses(s, n);
+    known->addresses = s->to_try;
     return AZO_OK;
 }
 
@@ -4551,7 +4544,7 @@ static int azoi_socket_new(int family) {
 
 /* An attempt ended with that errno, or is under way. The winner goes first the next time. */
 static void azoi_socket_settle(azoi_socket *s, azoi_net *n, int which, int error) {
-    const azoi_address to = s->list[s->to[which]];
+    const azoi_address to = s->to_try.list[s->to[which]];
     if (error == EINPROGRESS || error == EINTR) {
         s->stagger_at = azoi_net_now(n) + AZOI_STAGGER_MS;
         return;
@@ -4570,9 +4563,9 @@ static void azoi_socket_settle(azoi_socket *s, azoi_net *n, int which, int error
         s->connected = true;
         s->fd[0] = s->fd[which];
         s->fd[1] = -1;
-        memmove(s->list + 1, s->list, s->to[which] * sizeof to);
-        s->list[0] = to;
-        azoi_socket_keep_addresses(s, n);
+        memmove(s->to_try.list + 1, s->to_try.list, s->to[which] * sizeof to);
+        s->to_try.list[0] = to;
+        azoi_net_known(n, s->host, s->port)->addresses = s->to_try;
     }
 }
 
@@ -4591,7 +4584,7 @@ static void azoi_socket_look(azoi_socket *s, azoi_net *n) {
 
 /* Starts one more attempt. */
 static void azoi_socket_start(azoi_socket *s, azoi_net *n) {
-    const azoi_address *to = &s->list[s->tried];
+    const azoi_address *to = &s->to_try.list[s->tried];
     int which = s->fd[0] < 0 ? 0 : 1;
     s->to[which] = s->tried;
     s->tried++;
@@ -4602,13 +4595,13 @@ static void azoi_socket_start(azoi_socket *s, azoi_net *n) {
 }
 
 static bool azoi_socket_may_start(const azoi_socket *s) {
-    return !s->connected && (s->fd[0] < 0 || s->fd[1] < 0) && (s->count == 0 || s->tried < s->count);
+    return !s->connected && (s->fd[0] < 0 || s->fd[1] < 0) && (s->to_try.count == 0 || s->tried < s->to_try.count);
 }
 
 static int azoi_socket_connect(void *conn, void *user_data) {
     azoi_socket *s = (azoi_socket *)conn;
     azoi_net *n = (azoi_net *)user_data;
-    if (s->count == 0 && azoi_socket_resolve(s, n) != AZO_OK) {
+    if (s->to_try.count == 0 && azoi_socket_resolve(s, n) != AZO_OK) {
         return AZO_ERR_RESOLVE;
     }
     azoi_socket_look(s, n);
@@ -4616,8 +4609,7 @@ static int azoi_socket_connect(void *conn, void *user_data) {
         azoi_socket_start(s, n);
     }
     if (!s->connected && s->fd[0] < 0 && s->fd[1] < 0) {
-        s->count = 0;
-        azoi_socket_keep_addresses(s, n);
+        azoi_net_known(n, s->host, s->port)->addresses.count = 0; /* to be looked up again */
         errno = s->last_errno;
         return AZO_ERR_CONNECT;
     }

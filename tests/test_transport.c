@@ -817,7 +817,7 @@ static void test_refused(void **state) {
     check_error(c, AZO_ERR_CONNECT, "localhost does not answer on port");
     assert_non_null(strstr(c->error.message, "refused"));
     assert_int_equal(c->error.sys_errno, ECONNREFUSED);
-    assert_int_equal(c->net.known[0].count, 0); /* to be looked up again */
+    assert_int_equal(c->net.known[0].addresses.count, 0); /* to be looked up again */
     assert_true(logged(c, "* no connection to localhost port"));
     client_free(c);
 }
@@ -913,7 +913,7 @@ static void test_address_order(void **state) {
     for (size_t i = 0; i < COUNT(cases); i++) {
         struct addrinfo list[10];
         azoi_address in[10];
-        azoi_address out[AZOI_MAX_ADDRESSES];
+        azoi_addresses out;
         size_t count = strlen(cases[i][0]);
         memset(list, 0, sizeof list);
         memset(in, 0, sizeof in);
@@ -925,9 +925,10 @@ static void test_address_order(void **state) {
             list[k].ai_next = k + 1 < count ? &list[k + 1] : NULL;
         }
         size_t expected = strlen(cases[i][1]);
-        assert_int_equal(azoi_addresses_sort(count > 0 ? list : NULL, out), expected);
+        azoi_addresses_sort(count > 0 ? list : NULL, &out);
+        assert_int_equal(out.count, expected);
         for (size_t k = 0; k < expected; k++) {
-            assert_int_equal(out[k].v4.sin_port, cases[i][1][k] - '0');
+            assert_int_equal(out.list[k].v4.sin_port, cases[i][1][k] - '0');
         }
     }
 }
@@ -943,15 +944,15 @@ static void test_winner_goes_first(void **state) {
         s.port = 4;
         s.fd[0] = -1;
         s.fd[1] = -1;
-        for (s.count = 0; s.count < 4; s.count++) {
-            s.list[s.count].v4.sin_port = (in_port_t)s.count;
+        for (s.to_try.count = 0; s.to_try.count < 4; s.to_try.count++) {
+            s.to_try.list[s.to_try.count].v4.sin_port = (in_port_t)s.to_try.count;
         }
         s.to[1] = winner;
         azoi_socket_settle(&s, &c->net, 1, 0);
         for (size_t i = 0; i < 4; i++) {
-            assert_int_equal(c->net.known[0].list[i].v4.sin_port, orders[winner][i]);
+            assert_int_equal(c->net.known[0].addresses.list[i].v4.sin_port, orders[winner][i]);
         }
-        assert_int_equal(c->net.known[0].count, 4);
+        assert_int_equal(c->net.known[0].addresses.count, 4);
         assert_int_equal(c->net.next_known, 1);
     }
     client_free(c);
@@ -959,20 +960,16 @@ static void test_winner_goes_first(void **state) {
 
 /* Puts two loopback addresses under one name: the ports differ. */
 static void name_two(client *c, uint16_t first, uint16_t second) {
-    azoi_socket s;
-    memset(&s, 0, sizeof s);
-    s.host = "two.test";
-    s.port = 1;
-    for (s.count = 0; s.count < 2; s.count++) {
-        s.list[s.count].v4.sin_family = AF_INET;
-        s.list[s.count].v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        s.list[s.count].v4.sin_port = htons(s.count == 0 ? first : second);
+    azoi_addresses *two = &azoi_net_known(&c->net, "two.test", 1)->addresses;
+    for (two->count = 0; two->count < 2; two->count++) {
+        two->list[two->count].v4.sin_family = AF_INET;
+        two->list[two->count].v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        two->list[two->count].v4.sin_port = htons(two->count == 0 ? first : second);
     }
-    azoi_socket_keep_addresses(&s, &c->net);
 }
 
 static uint16_t first_port(const client *c) {
-    return ntohs(c->net.known[0].list[0].v4.sin_port);
+    return ntohs(c->net.known[0].addresses.list[0].v4.sin_port);
 }
 
 static void test_second_address_after_failure(void **state) {
@@ -988,7 +985,7 @@ static void test_second_address_after_failure(void **state) {
     peer_stop(&p);
     /* The winner goes first; when it is gone too, both are tried and the list is forgotten. */
     assert_int_equal(client_connect(c, "two.test", 1), AZO_ERR_CONNECT);
-    assert_int_equal(c->net.known[0].count, 0);
+    assert_int_equal(c->net.known[0].addresses.count, 0);
     azoi_stream_close(&c->stream);
     client_free(c);
 }
@@ -1122,22 +1119,18 @@ static void test_connect_is_interrupted(void **state) {
 static void test_connected_at_once(void **state) {
     (void)state;
     struct sockaddr_un name;
-    azoi_socket s;
     char byte = 0;
     client *c = client_trusting(NULL);
+    azoi_addresses *near = &azoi_net_known(&c->net, "near.test", 1)->addresses;
     memset(&name, 0, sizeof name);
     name.sun_family = AF_UNIX;
     (void)snprintf(name.sun_path + 1, 13, "azo%x", (unsigned)getpid()); /* abstract: no file */
     int listener = socket(AF_UNIX, SOCK_STREAM, 0);
     assert_true(listener >= 0);
-    assert_int_equal(bind(listener, (struct sockaddr *)&name, sizeof s.list[0].v4), 0);
+    assert_int_equal(bind(listener, (struct sockaddr *)&name, sizeof near->list[0].v4), 0);
     assert_int_equal(listen(listener, 1), 0);
-    memset(&s, 0, sizeof s);
-    s.host = "near.test";
-    s.port = 1;
-    s.count = 1;
-    memcpy(&s.list[0], &name, sizeof s.list[0].v4);
-    azoi_socket_keep_addresses(&s, &c->net);
+    near->count = 1;
+    memcpy(&near->list[0], &name, sizeof near->list[0].v4);
 
     azoi_error_clear(&c->error);
     assert_int_equal(azoi_stream_open(&c->stream, &c->net, "near.test", 1, 9, &c->error), AZO_OK);
