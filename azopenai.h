@@ -1421,16 +1421,14 @@ typedef struct azoi_addresses {
 
 /* One connection of the built-in transport: at most two sockets race (RFC 8305). */
 typedef struct azoi_socket {
-    int fd[2];    /* -1: none; fd[0] is the one that won, once connected */
-    size_t to[2]; /* its place in to_try.list[] */
+    azo_target to; /* the host lives as long as the stream */
+    int fd[2];       /* -1: none; fd[0] is the one that won, once connected */
+    size_t place[2]; /* in to_try.list[] of what it is for */
     azoi_addresses to_try;
     size_t tried;
     int64_t stagger_at; /* when to start the second one */
     bool connected;
     int last_errno;
-    const char *host; /* lives as long as the stream */
-    uint16_t port;
-    uint32_t id;
 } azoi_socket;
 #endif
 
@@ -4461,9 +4459,7 @@ static azo_result azoi_socket_open(const azo_target *to, void **conn, void *user
     }
     s->fd[0] = -1;
     s->fd[1] = -1;
-    s->host = to->host;
-    s->port = to->port;
-    s->id = to->id;
+    s->to = *to;
     *conn = s;
     return AZO_OK;
 }
@@ -4491,25 +4487,25 @@ static azo_result azoi_socket_resolve(azoi_socket *s, azoi_net *n) {
     struct addrinfo hints;
     struct addrinfo *list = NULL;
     char service[8];
-    azo_str name = azo_s(s->host);
-    azoi_known *known = azoi_net_known(n, s->host, s->port);
+    azo_str name = azo_s(s->to.host);
+    azoi_known *known = azoi_net_known(n, s->to.host, s->to.port);
     s->to_try = known->addresses;
     if (s->to_try.count > 0) {
         return AZO_OK;
     }
-    azoi_log(n, AZO_LOG_DEBUG, "* resolving %s", s->host);
+    azoi_log(n, AZO_LOG_DEBUG, "* resolving %s", s->to.host);
     memset(&hints, 0, sizeof hints);
     hints.ai_family = AF_UNSPEC;
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = azoi_is_numeric(name) ? AI_NUMERICHOST : azoi_is_loopback(name) ? 0 : AI_ADDRCONFIG;
-    (void)snprintf(service, sizeof service, "%u", (unsigned)s->port);
-    int code = getaddrinfo(s->host, service, &hints, &list);
+    (void)snprintf(service, sizeof service, "%u", (unsigned)s->to.port);
+    int code = getaddrinfo(s->to.host, service, &hints, &list);
     if (code == 0) {
         azoi_addresses_sort(list, &s->to_try);
         freeaddrinfo(list);
     }
     if (s->to_try.count == 0) {
-        azoi_log(n, AZO_LOG_WARN, "* %s: %s", s->host, gai_strerror(code));
+        azoi_log(n, AZO_LOG_WARN, "* %s: %s", s->to.host, gai_strerror(code));
         errno = code;
         return AZO_ERR_RESOLVE;
     }
@@ -4544,13 +4540,13 @@ static int azoi_socket_new(int family) {
 
 /* An attempt ended with that errno, or is under way. The winner goes first the next time. */
 static void azoi_socket_settle(azoi_socket *s, azoi_net *n, int which, int error) {
-    const azoi_address to = s->to_try.list[s->to[which]];
+    const azoi_address to = s->to_try.list[s->place[which]];
     if (error == EINPROGRESS || error == EINTR) {
         s->stagger_at = azoi_net_now(n) + AZOI_STAGGER_MS;
         return;
     }
     azoi_log(n, error == 0 ? AZO_LOG_INFO : AZO_LOG_WARN, "* %s %s port %u by IPv%d (errno %d)",
-             error == 0 ? "connected to" : "no connection to", s->host, (unsigned)s->port,
+             error == 0 ? "connected to" : "no connection to", s->to.host, (unsigned)s->to.port,
              to.any.sa_family == AF_INET6 ? 6 : 4, error);
     s->last_errno = error;
     int loser = error == 0 ? 1 - which : which;
@@ -4563,9 +4559,9 @@ static void azoi_socket_settle(azoi_socket *s, azoi_net *n, int which, int error
         s->connected = true;
         s->fd[0] = s->fd[which];
         s->fd[1] = -1;
-        memmove(s->to_try.list + 1, s->to_try.list, s->to[which] * sizeof to);
+        memmove(s->to_try.list + 1, s->to_try.list, s->place[which] * sizeof to);
         s->to_try.list[0] = to;
-        azoi_net_known(n, s->host, s->port)->addresses = s->to_try;
+        azoi_net_known(n, s->to.host, s->to.port)->addresses = s->to_try;
     }
 }
 
@@ -4586,7 +4582,7 @@ static void azoi_socket_look(azoi_socket *s, azoi_net *n) {
 static void azoi_socket_start(azoi_socket *s, azoi_net *n) {
     const azoi_address *to = &s->to_try.list[s->tried];
     int which = s->fd[0] < 0 ? 0 : 1;
-    s->to[which] = s->tried;
+    s->place[which] = s->tried;
     s->tried++;
     s->fd[which] = azoi_socket_new(to->any.sa_family);
     socklen_t size = to->any.sa_family == AF_INET6 ? (socklen_t)sizeof to->v6 : (socklen_t)sizeof to->v4;
@@ -4609,7 +4605,7 @@ static int azoi_socket_connect(void *conn, void *user_data) {
         azoi_socket_start(s, n);
     }
     if (!s->connected && s->fd[0] < 0 && s->fd[1] < 0) {
-        azoi_net_known(n, s->host, s->port)->addresses.count = 0; /* to be looked up again */
+        azoi_net_known(n, s->to.host, s->to.port)->addresses.count = 0; /* to be looked up again */
         errno = s->last_errno;
         return AZO_ERR_CONNECT;
     }
@@ -4653,7 +4649,7 @@ static size_t azoi_socket_watch(void *conn, unsigned want, azo_watch *out, size_
         unsigned events = s->connected ? want : (unsigned)AZO_POLL_OUT;
         if (s->fd[i] >= 0 && events != 0 && count < cap) {
             out[count].fd = s->fd[i];
-            out[count].id = s->id;
+            out[count].id = s->to.id;
             out[count].events = events;
         }
         count += s->fd[i] >= 0 && events != 0;

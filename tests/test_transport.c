@@ -940,14 +940,14 @@ static void test_winner_goes_first(void **state) {
     for (size_t winner = 0; winner < 4; winner++) {
         azoi_socket s;
         memset(&s, 0, sizeof s);
-        s.host = "four.test";
-        s.port = 4;
+        s.to.host = "four.test";
+        s.to.port = 4;
         s.fd[0] = -1;
         s.fd[1] = -1;
         for (s.to_try.count = 0; s.to_try.count < 4; s.to_try.count++) {
             s.to_try.list[s.to_try.count].v4.sin_port = (in_port_t)s.to_try.count;
         }
-        s.to[1] = winner;
+        s.place[1] = winner;
         azoi_socket_settle(&s, &c->net, 1, 0);
         for (size_t i = 0; i < 4; i++) {
             assert_int_equal(c->net.known[0].addresses.list[i].v4.sin_port, orders[winner][i]);
@@ -1025,7 +1025,7 @@ static void test_second_address_after_silence(void **state) {
     assert_int_equal(azoi_socket_resolve(s, &c->net), AZO_OK);
     make_silence(pair);
     s->fd[0] = pair[0];
-    s->to[0] = 0;
+    s->place[0] = 0;
     s->tried = 1;
     s->stagger_at = now_ms() + AZOI_STAGGER_MS;
 
@@ -1076,7 +1076,7 @@ static void test_first_of_two_fails(void **state) {
     assert_int_equal(pipe(no_socket), 0);
     s->fd[0] = no_socket[1];
     s->fd[1] = pair[0];
-    s->to[1] = 1;
+    s->place[1] = 1;
     s->tried = 2;
 
     memset(watches, 0, sizeof watches);
