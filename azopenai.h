@@ -4161,10 +4161,6 @@ static void azoi_timer_set(azoi_pump *p, azoi_timer *t, int64_t due) {
     azoi_heap_move(p, t->place, t);
 }
 
-static void azoi_timer_unset(azoi_pump *p, azoi_timer *t) {
-    azoi_timer_set(p, t, AZOI_NEVER);
-}
-
 static bool azoi_timer_attach(azoi_pump *p, azoi_timer *t, azoi_node *node) {
     if (p->heap_len + 1 >= p->heap_cap) {
         size_t cap = p->heap_cap == 0 ? 16 : p->heap_cap * 2;
@@ -4348,7 +4344,7 @@ static void azoi_pump_run(azoi_pump *p) {
     azoi_pump_tick(p);
     while (p->heap_len > 0 && azoi_left(p->now, p->heap[1]->due) == 0) {
         azoi_timer *t = p->heap[1];
-        azoi_timer_unset(p, t);
+        azoi_timer_set(p, t, AZOI_NEVER);
         azoi_pump_queue(p, t->node);
     }
     int64_t enough = p->now + AZOI_STEP_MS;
@@ -5825,7 +5821,7 @@ static void azoi_conn_fail(azoi_conn *conn, azo_result result) {
         conn->stream.error->stage = AZO_STAGE_TLS; /* the state that says so is lost here */
     }
     azoi_conn_shut(conn);
-    azoi_timer_unset(&conn->client->pump, &conn->timer);
+    azoi_timer_set(&conn->client->pump, &conn->timer, AZOI_NEVER);
     conn->state = AZOI_CONN_FAILED;
     conn->result = result;
     if (conn->user != NULL) {
@@ -5939,7 +5935,7 @@ static void azoi_conn_ready(azoi_conn *conn) {
     azoi_buf_clear(&conn->in);
     conn->result = AZO_OK;
     conn->state = AZOI_CONN_READY;
-    azoi_timer_unset(&conn->client->pump, &conn->timer);
+    azoi_timer_set(&conn->client->pump, &conn->timer, AZOI_NEVER);
     azoi_pump_queue(&conn->client->pump, conn->user);
     azoi_pump_queue(&conn->client->pump, &conn->node); /* and watch for its end, if the job is not ready yet */
 }
@@ -6117,7 +6113,7 @@ static azoi_conn *azoi_conn_take_idle(azo_client *c, const azoi_origin *origin, 
             azoi_list_add(&c->conns, &conn->link);
             c->idle_count--;
             conn->state = AZOI_CONN_READY;
-            azoi_timer_unset(&c->pump, &conn->timer);
+            azoi_timer_set(&c->pump, &conn->timer, AZOI_NEVER);
             conn->stale_able = true;
             azoi_conn_assign(conn, user, error);
             break;
@@ -6341,7 +6337,7 @@ static void azoi_job_finish(azo_request *job, azo_result result) {
     azoi_job_let_go(job);
     job->state = AZOI_JOB_DONE;
     job->result = result;
-    azoi_timer_unset(&c->pump, &job->timer);
+    azoi_timer_set(&c->pump, &job->timer, AZOI_NEVER);
     azoi_link_leave(&job->node.link);
     if (job->ops->finish != NULL) {
         job->ops->finish(job);
