@@ -2197,18 +2197,13 @@ static bool azoi_linked(const azoi_link *link) {
     return link->next != NULL;
 }
 
-/* Before another member, or, given the list itself, at its end. */
-static void azoi_link_before(azoi_link *other, azoi_link *link) {
-    link->prev = other->prev;
-    link->next = other;
-    other->prev->next = link;
-    other->prev = link;
-}
-
-/* At the end, unless it is in the list already. */
+/* At the end of a list, or, given a member, before that one; unless it is in a list already. */
 static void azoi_list_add(azoi_link *list, azoi_link *link) {
     if (!azoi_linked(link)) {
-        azoi_link_before(list, link);
+        link->prev = list->prev;
+        link->next = list;
+        list->prev->next = link;
+        list->prev = link;
     }
 }
 
@@ -6014,7 +6009,7 @@ static void azoi_conn_rest(azoi_conn *conn) {
         azoi_conn_free(AZOI_OF(c->idle.prev, azoi_conn, link)); /* the oldest */
     }
     azoi_link_leave(&conn->link);
-    azoi_link_before(c->idle.next, &conn->link);
+    azoi_list_add(c->idle.next, &conn->link);
     c->idle_count++;
     conn->state = AZOI_CONN_IDLE;
     conn->due = c->pump.now + AZOI_IDLE_MS;
