@@ -2075,22 +2075,21 @@ static bool azoi_buf_fits(const azoi_buf *b, size_t more) {
 }
 
 /* Doubles, so that n bytes added one by one cost O(n); the doubling stops at max. */
-static bool azoi_buf_grow(azoi_buf *b, size_t more) {
-    size_t cap = b->cap < 32 ? 64 : b->cap > SIZE_MAX / 2 ? SIZE_MAX : b->cap * 2;
+static bool azoi_buf_reserve(azoi_buf *b, size_t more) {
+    if (azoi_buf_fits(b, more)) {
+        return true;
+    }
     if (b->failed == AZO_OK && (more > b->max - b->len || b->len + more == SIZE_MAX)) {
         b->failed = AZO_ERR_LIMIT;
     }
     if (b->failed != AZO_OK) {
         return false;
     }
+    size_t cap = b->cap < 32 ? 64 : b->cap > SIZE_MAX / 2 ? SIZE_MAX : b->cap * 2;
     if (cap - 1 > b->max) {
         cap = b->max + 1;
     }
     return azoi_buf_move(b, b->len + more < cap ? cap : b->len + more + 1);
-}
-
-static bool azoi_buf_reserve(azoi_buf *b, size_t more) {
-    return azoi_buf_fits(b, more) || azoi_buf_grow(b, more);
 }
 
 static void azoi_buf_add(azoi_buf *b, const void *bytes, size_t len) {
