@@ -2670,24 +2670,22 @@ static azo_who azoi_who(azo_result code) {
 /* Line ends become spaces, other controls (C1 too, which terminals obey) and bytes that are not UTF-8 question
  * marks. Never longer than `foreign`, so it may be used in place. */
 static void azoi_clean(char *out, size_t cap, azo_str foreign) {
-    size_t from = 0;
     size_t to = 0;
-    while (from < foreign.len) {
-        size_t size = azoi_utf8(foreign.ptr + from, foreign.len - from);
-        unsigned char first = (unsigned char)foreign.ptr[from];
-        bool c1 = size == 2 && first == 0xc2 && (unsigned char)foreign.ptr[from + 1] < 0xa0;
+    while (foreign.len > 0) {
+        size_t size = azoi_utf8(foreign.ptr, foreign.len);
+        unsigned char first = (unsigned char)foreign.ptr[0];
+        bool c1 = size == 2 && first == 0xc2 && (unsigned char)foreign.ptr[1] < 0xa0;
         bool good = size > 0 && first >= 0x20 && first != 0x7f && !c1;
-        size_t width = good ? size : 1;
-        if (to + width >= cap) {
+        if (to + (good ? size : 1) >= cap) {
             break;
         }
         if (good) {
-            memmove(out + to, foreign.ptr + from, size);
+            memmove(out + to, foreign.ptr, size);
+            to += size;
         } else {
-            out[to] = azoi_is_space((char)first) ? ' ' : '?';
+            out[to++] = azoi_is_space((char)first) ? ' ' : '?';
         }
-        to += width;
-        from += size == 0 ? 1 : size;
+        foreign = azoi_skip(foreign, size == 0 ? 1 : size);
     }
     if (cap > 0) {
         out[to] = '\0';
