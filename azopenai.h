@@ -3076,22 +3076,19 @@ static bool azoi_parse_double(azo_str text, double *out) {
  * bytes. */
 static void azoi_print_double(azoi_buf *b, double value) {
     char text[64];
-    double back = 0;
-    size_t len = 0;
+    double back;
     int digits = 14;
     do { /* 17 always suffice */
         digits++;
         snprintf(text, sizeof text, "%.*g", digits, value);
-        len = 0;
-        for (size_t i = 0; text[i] != '\0'; i++) {
-            bool plain = strchr("0123456789+-e", text[i]) != NULL;
-            if (plain || text[len - 1] != '.') {
-                text[len] = plain ? text[i] : '.';
-                len++;
-            }
-        }
-    } while (digits < 17 && !(azoi_parse_double(azoi_view(text, len), &back) && back >= value && back <= value));
-    azoi_buf_add(b, text, len);
+        back = strtod(text, NULL);
+    } while (digits < 17 && !(back >= value && back <= value));
+    const char *point = text + strspn(text, "0123456789+-e");
+    azoi_buf_add(b, text, (size_t)(point - text));
+    if (*point != '\0') {
+        azoi_buf_char(b, '.');
+        azoi_buf_puts(b, point + strcspn(point, "0123456789"));
+    }
 }
 
 /* ---- tokens ---- */
