@@ -3349,23 +3349,12 @@ static bool azoi_json_each(azoi_json_cursor *c, azo_str *key, azo_str *value) {
 
 /* "[3]", "name" or ".name" off the front of *path; false if it is none of them. */
 static bool azoi_json_path_step(azo_str *path, azo_str *name, uint64_t *index) {
-    size_t len = 0;
-    *name = azoi_view(NULL, 0);
-    if (azoi_starts(*path, "[")) {
-        len = azoi_find(*path, ']');
-        if (len == path->len || !azoi_parse_u64(azoi_view(path->ptr + 1, len - 1), index)) {
-            return false;
-        }
-        *path = azoi_skip(*path, len + 1);
-        return true;
-    }
-    *path = azoi_skip(*path, azoi_starts(*path, ".") ? 1 : 0);
-    while (len < path->len && path->ptr[len] != '.' && path->ptr[len] != '[') {
-        len++;
-    }
-    *name = azoi_view(path->ptr, len);
-    *path = azoi_skip(*path, len);
-    return len > 0;
+    bool item = azoi_is(*path, '[');
+    azo_str rest = azoi_skip(*path, item || azoi_is(*path, '.') ? 1 : 0);
+    azo_str part = azoi_view(rest.ptr, strcspn(rest.ptr, item ? "]" : ".["));
+    *name = item ? azoi_view(NULL, 0) : part;
+    *path = azoi_skip(rest, part.len + (item ? 1 : 0));
+    return item ? part.len < rest.len && azoi_parse_u64(part, index) : part.len > 0;
 }
 
 AZO_API azo_result azo_json_get(azo_str json, const char *path, azo_str *value) {
