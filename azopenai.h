@@ -2631,40 +2631,27 @@ static void azoi_error_clear(azo_error *e) {
 
 /* Who can mend it, as far as the code alone tells. */
 static azo_who azoi_who(azo_result code) {
-    switch (code) {
-    case AZO_PENDING:
-    case AZO_OK:
-    case AZO_ERR_CANCELLED:
-        return AZO_WHO_NOBODY;
-    case AZO_ERR_MEMORY:
-    case AZO_ERR_RESOLVE:
-    case AZO_ERR_CONNECT:
-    case AZO_ERR_PROXY:
-    case AZO_ERR_TLS:
-    case AZO_ERR_TLS_VERIFY:
-    case AZO_ERR_TRUST_STORE:
-    case AZO_ERR_TIMEOUT:
-    case AZO_ERR_CLOSED:
-        return AZO_WHO_MACHINE;
-    case AZO_ERR_TOKEN:
-    case AZO_ERR_IMDS:
-    case AZO_ERR_UNAUTHORIZED:
-        return AZO_WHO_IDENTITY;
-    case AZO_ERR_FORBIDDEN:
-    case AZO_ERR_NOT_FOUND:
-        return AZO_WHO_RESOURCE;
-    case AZO_ERR_CONTENT_FILTER:
-        return AZO_WHO_PROMPT;
-    case AZO_ERR_RATE_LIMIT:
-    case AZO_ERR_SERVICE:
-    case AZO_ERR_STREAM:
-        return AZO_WHO_WAIT;
-    case AZO_ERR_HTTP:
-    case AZO_ERR_JSON:
-        return AZO_WHO_REPORT;
-    default:
-        return AZO_WHO_PROGRAM;
+    static const struct {
+        unsigned char who;
+        signed char codes[9];
+    } rows[] = {
+        {AZO_WHO_NOBODY, {AZO_OK, AZO_PENDING, AZO_ERR_CANCELLED}},
+        {AZO_WHO_MACHINE, {AZO_ERR_MEMORY, AZO_ERR_RESOLVE, AZO_ERR_CONNECT, AZO_ERR_PROXY, AZO_ERR_TLS,
+                           AZO_ERR_TLS_VERIFY, AZO_ERR_TRUST_STORE, AZO_ERR_TIMEOUT, AZO_ERR_CLOSED}},
+        {AZO_WHO_IDENTITY, {AZO_ERR_TOKEN, AZO_ERR_IMDS, AZO_ERR_UNAUTHORIZED}},
+        {AZO_WHO_RESOURCE, {AZO_ERR_FORBIDDEN, AZO_ERR_NOT_FOUND}},
+        {AZO_WHO_PROMPT, {AZO_ERR_CONTENT_FILTER}},
+        {AZO_WHO_WAIT, {AZO_ERR_RATE_LIMIT, AZO_ERR_SERVICE, AZO_ERR_STREAM}},
+        {AZO_WHO_REPORT, {AZO_ERR_HTTP, AZO_ERR_JSON}},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        for (size_t k = 0; k < sizeof rows[i].codes / sizeof rows[i].codes[0]; k++) {
+            if (rows[i].codes[k] == code) {
+                return (azo_who)rows[i].who;
+            }
+        }
     }
+    return AZO_WHO_PROGRAM;
 }
 
 /* Line ends become spaces, other controls (C1 too, which terminals obey) and bytes that are not UTF-8 question
