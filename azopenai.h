@@ -3084,7 +3084,7 @@ enum { AZOI_MAX_TOKENS = 1024 }; /* what says something in a few words has some 
 
 /* No lone number or word: jsmn takes it for an unfinished one. The views in `out` live as long as `text` and until the
  * next parse into `tokens`. */
-static azo_result azoi_json_parse(azoi_buf *tokens, azo_str text, azoi_json *out, azo_error *e) {
+static azo_result azoi_json_parse(azoi_buf *tokens, azo_str text, azoi_json *out) {
     azoi_jsmn_parser parser;
     size_t offset = 0;
     int count = 0;
@@ -3094,17 +3094,11 @@ static azo_result azoi_json_parse(azoi_buf *tokens, azo_str text, azoi_json *out
         count = azoi_jsmn_parse(&parser, text.ptr, text.len, NULL, 0);
     }
     if (count < 1 || count > AZOI_MAX_TOKENS) {
-        if (e != NULL && e->code == AZO_OK) {
-            e->json_offset = offset;
-        }
-        return azoi_fail(e, AZO_ERR_JSON, "The JSON is malformed, nested deeper than %d levels, or has over %d values, "
-                                          "at byte %zu of %zu. Report it to whoever runs the service or the gateway "
-                                          "before it.",
-                         (int)AZO_MAX_JSON_DEPTH, (int)AZOI_MAX_TOKENS, offset, text.len);
+        return AZO_ERR_JSON;
     }
     azoi_buf_clear(tokens);
     if (!azoi_buf_reserve(tokens, (size_t)count * sizeof *out->tokens)) {
-        return azoi_memory(e);
+        return AZO_ERR_MEMORY;
     }
     azoi_jsmn_init(&parser);
     out->text = text;
@@ -7425,7 +7419,7 @@ static void azoi_oauth_error(azo_request *job) {
     azoi_json json;
     int64_t number = 0;
     azoi_clean(e->request_id, sizeof e->request_id, azoi_header(job->head.headers, "x-ms-request-id"));
-    if (azoi_json_parse(&c->tokens, azoi_buf_view(&job->body), &json, NULL) == AZO_OK) {
+    if (azoi_json_parse(&c->tokens, azoi_buf_view(&job->body), &json) == AZO_OK) {
         int codes = azoi_json_get(&json, 0, "error_codes");
         azoi_json_copy(c, &json, "error", e->service_code, sizeof e->service_code);
         azoi_json_copy(c, &json, "error_description", e->detail, sizeof e->detail);
@@ -7563,7 +7557,7 @@ static azo_result azoi_fetch_end(azo_request *job) {
     int type = -1;
     azoi_json json;
     azoi_buf token;
-    azo_result r = azoi_json_parse(&c->tokens, azoi_buf_view(&job->body), &json, NULL);
+    azo_result r = azoi_json_parse(&c->tokens, azoi_buf_view(&job->body), &json);
     bool is_object = r == AZO_OK && job->head.status == 200 && azoi_is(azoi_json_raw(&json, 0), '{');
     if (r == AZO_ERR_MEMORY) {
         return azoi_memory(&job->error);
@@ -9031,7 +9025,7 @@ static void azoi_refusal_read(azoi_refusal *r, azo_str body) {
     azoi_buf *b = &r->job->client->decoded;
     azoi_json json;
     body = azoi_trim(body);
-    if (azoi_starts(body, "{") && azoi_json_parse(&r->job->client->tokens, body, &json, NULL) == AZO_OK) {
+    if (azoi_starts(body, "{") && azoi_json_parse(&r->job->client->tokens, body, &json) == AZO_OK) {
         azoi_refusal_json(r, &json);
     } else if (!azoi_starts(body, "{") && !azoi_starts(body, "[") && azoi_buf_set(b, body)) {
         azoi_hide(r->job, b); /* half a JSON text is left out: it could be half a prompt */
