@@ -2010,11 +2010,6 @@ static void *azoi_spares_resize(void *ptr, size_t old_size, size_t new_size, voi
     return azoi_resize(&s->below, ptr, old_size, new_size);
 }
 
-static azo_allocator azoi_spares_allocator(azoi_spares *s) {
-    azo_allocator a = {s, azoi_spares_resize};
-    return a;
-}
-
 static void azoi_spares_free(azoi_spares *s) {
     for (size_t i = 0; i < AZOI_SPARE_COUNT; i++) {
         azoi_free(&s->below, s->blocks[i], s->sizes[i]);
@@ -7053,7 +7048,8 @@ static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_req
     job->block_size = size;
     job->client = c;
     job->allocator = c->allocator;
-    job->spares = azoi_spares_allocator(&c->spares);
+    job->spares.user_data = &c->spares;
+    job->spares.resize = azoi_spares_resize;
     job->node.advance = azoi_job_advance;
     if (!azoi_timer_attach(&c->pump, &job->timer, &job->node)) {
         azoi_free(&c->allocator, job, size);

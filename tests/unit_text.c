@@ -147,7 +147,8 @@ static void spares_serve_the_next_buffer(void **state) {
     test_memory_open(&m);
     memset(&s, 0, sizeof s);
     s.below = m.hook;
-    a = azoi_spares_allocator(&s);
+    a.user_data = &s;
+    a.resize = azoi_spares_resize;
     for (size_t i = 0; i <= AZOI_SPARE_COUNT; i++) {
         azoi_buf_init(&all[i], &a, SIZE_MAX / 2, false);
         size_t steps = (i + 3) % (AZOI_SPARE_COUNT + 1); /* 0 to 6 */
