@@ -1683,7 +1683,6 @@ struct azo_request {
     azoi_buf head_text;
     azoi_body decoder;
     azoi_buf body;      /* what is collected */
-    azoi_buf held;      /* decoded and not delivered: the job was paused */
     azo_error error;    /* last: filled in on failure only */
 };
 
@@ -3792,6 +3791,14 @@ static azo_result azoi_body_feed(azoi_body *b, azo_str *in, azo_str *out, azo_er
     }
     *out = azoi_body_take(b, in);
     return b->left > 0 ? AZO_PENDING : AZO_OK;
+}
+
+/* Takes the last bytes of the piece that was just fed back into *in. */
+static void azoi_body_unfeed(azoi_body *b, azo_str *in, size_t count) {
+    *in = azoi_view(in->ptr - count, in->len + count);
+    b->left += count;
+    b->overhead += (uint32_t)count; /* feeding them again takes it off again */
+    b->state = AZOI_CHUNK_DATA;
 }
 
 static azo_result azoi_body_eof(const azoi_body *b, azo_error *e) {
@@ -6265,7 +6272,6 @@ static void azoi_job_free(azo_request *job) {
     }
     azoi_buf_free(&job->head_text);
     azoi_buf_free(&job->body);
-    azoi_buf_free(&job->held);
     if (job->client != NULL) {
         azoi_job_orphan(job);
     }
@@ -6334,7 +6340,6 @@ static void azoi_job_start_over(azo_request *job) {
     azoi_error_clear(&job->error);
     azoi_buf_clear(&job->head_text);
     azoi_buf_clear(&job->body);
-    azoi_buf_clear(&job->held);
     memset(&job->head, 0, sizeof job->head);
     job->authorized = false;
     job->conn_failed = false;
@@ -6762,18 +6767,9 @@ static azo_result azoi_job_collect(azo_request *job, azo_str *piece) {
     return azoi_buf_failed(&job->body, &job->error, "The answer (max_response_bytes)");
 }
 
-/* PENDING: paused, with the rest of the piece kept. */
 static azo_result azoi_job_deliver(azo_request *job, azo_str *piece) {
-    if (job->ops->data == NULL || !azoi_job_is_success(job)) {
-        return azoi_job_collect(job, piece);
-    }
-    azo_result r = job->ops->data(job, piece);
-    if (r != AZO_PENDING || piece->len == 0) {
-        return r;
-    }
-    azoi_buf_str(&job->held, *piece);
-    azo_result kept = azoi_buf_failed(&job->held, &job->error, "What came for a paused request");
-    return kept == AZO_OK ? AZO_PENDING : kept;
+    bool collects = job->ops->data == NULL || !azoi_job_is_success(job);
+    return collects ? azoi_job_collect(job, piece) : job->ops->data(job, piece);
 }
 
 /* Takes bytes of the body off *in until they are used up (OK) or the job pauses (PENDING). Where the answer is
@@ -6791,6 +6787,10 @@ static azo_result azoi_job_feed_body(azo_request *job, azo_str *in) {
         }
         job->body_whole = r == AZO_OK;
         r = piece.len > 0 && !job->complete ? azoi_job_deliver(job, &piece) : AZO_OK;
+        if (r == AZO_PENDING && piece.len > 0) {
+            azoi_body_unfeed(&job->decoder, in, piece.len);
+            job->body_whole = false;
+        }
         if (r != AZO_OK) {
             return r;
         }
@@ -6842,24 +6842,17 @@ static bool azoi_job_has_answer(const azo_request *job) {
     return job->body_whole || job->complete;
 }
 
-/* What was left when the job paused: first what was decoded, then what was not. */
+/* What was left when the job paused: first what job->ops keeps, then the bytes. */
 static azo_result azoi_job_feed_leftovers(azo_request *job) {
-    azoi_buf *raw = &job->conn->in;
-    azo_str piece = azoi_buf_view(&job->held);
-    azo_result r = job->ops->data(job, &piece);
-    azoi_buf_drop(&job->held, job->held.len - piece.len);
-    if (r != AZO_OK || raw->len == 0) {
-        return r;
+    azoi_buf *left = &job->conn->in;
+    azo_str in = azoi_buf_view(left);
+    azo_str nothing = azoi_view(in.ptr, 0);
+    azo_result r = job->ops->data(job, &nothing);
+    if (r == AZO_OK) {
+        r = azoi_job_feed_body(job, &in);
+        azoi_buf_drop(left, left->len - in.len);
     }
-    azo_str in = azoi_buf_view(raw);
-    r = azoi_job_feed_body(job, &in);
-    azoi_buf_drop(raw, raw->len - in.len);
     return r;
-}
-
-static azo_result azoi_job_keep_raw(azo_request *job, azo_str in) {
-    azoi_buf_add(&job->conn->in, in.ptr, in.len);
-    return azoi_buf_failed(&job->conn->in, &job->error, "What came for a paused request");
 }
 
 /* Reads until the socket has nothing more (PENDING), the turn is over (PENDING, queued again), or the answer is
@@ -6889,8 +6882,9 @@ static azo_result azoi_job_receive(azo_request *job) {
         azo_str in = azoi_view(c->input.data, (size_t)got);
         azo_result r = azoi_job_feed(job, &in);
         if (r == AZO_PENDING && in.len > 0) {
-            azo_result kept = azoi_job_keep_raw(job, in);
-            r = kept == AZO_OK ? r : kept;
+            azoi_buf_str(&job->conn->in, in);
+            azo_result kept = azoi_buf_failed(&job->conn->in, &job->error, "What came for a paused request");
+            return kept == AZO_OK ? AZO_PENDING : kept;
         }
         if (r != AZO_OK) {
             return r;
@@ -7065,7 +7059,6 @@ static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_req
     azoi_error_clear(&job->error);
     azoi_buf_init(&job->head_text, &job->spares, c->max_header, spec->secret_body);
     azoi_buf_init(&job->body, &job->spares, spec->max_body, spec->secret_body);
-    azoi_buf_init(&job->held, &job->spares, SIZE_MAX / 2, false);
     azoi_pump_tick(&c->pump);
     job->total_by = azoi_deadline(c->pump.now, spec->total_ms);
     job->due = AZOI_NEVER;
