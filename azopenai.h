@@ -1754,10 +1754,8 @@ typedef struct azoi_slot {
 typedef struct azoi_route {
     azoi_buf endpoint; /* as it was given; empty: the rest means nothing */
     azoi_buf text;
-    bool secure;
-    uint16_t port;
+    azoi_origin origin;
     bool bare; /* it is that of a gateway without "/openai" */
-    azo_str host;
     azo_str prefix; /* of the path, before "/openai" */
     azo_str version;
     azo_str deployment;
@@ -8510,32 +8508,28 @@ static azo_result azoi_header_lines(azoi_buf *lines, const azo_header *headers, 
 
 /* ---- drafts: a request as it is put together in client->scratch ---- */
 
+/* What lies in the scratch buffer, each behind the one before it. */
+enum { AZOI_PART_TARGET, AZOI_PART_HEADERS, AZOI_PART_OWN_HEADERS, AZOI_PART_BODY, AZOI_PART_COUNT };
+
 typedef struct azoi_draft {
     azo_client *client;
     const azo_call *call;
     azo_error *error;
-    bool dated; /* the route */
+    azo_str host; /* NULL: there is no endpoint */
+    bool dated;   /* the route */
     azo_str version;
     azo_str deployment;
-    azoi_span target; /* in the scratch buffer, like the rest */
-    azoi_span headers;
-    azoi_span own_headers;
-    azoi_span body;
+    azo_str scope;
+    azo_str claims;
+    size_t ends[AZOI_PART_COUNT]; /* of the parts; 0: there is no such part */
+    azoi_job_spec spec; /* all that does not lie in the scratch buffer */
 } azoi_draft;
 
 /* What RFC 3986 lets stand in one segment of a path. */
 #define AZOI_SEGMENT "!$&'()*+,;=:@"
 
-static azo_str azoi_draft_view(const azoi_draft *d, azoi_span span) {
-    return azoi_view(d->client->scratch.data + span.at, span.len);
-}
-
-/* What was written since `start`. */
-static azoi_span azoi_draft_since(const azoi_draft *d, size_t start) {
-    azoi_span span = {0, 0, 0};
-    span.at = start;
-    span.len = d->client->scratch.len - start;
-    return span;
+static azo_str azoi_draft_part(const azoi_draft *d, int part) {
+    return azoi_skip(azoi_view(d->client->scratch.data, d->ends[part]), part > 0 ? d->ends[part - 1] : 0);
 }
 
 /* The next segment of a path; empty ones are passed over. */
@@ -8617,9 +8611,9 @@ static azo_result azoi_route_read(azoi_route *route, azo_str endpoint, azo_error
                          "https:// without a user name; http:// is for loopback addresses.",
                          (int)url.host.len, url.host.ptr, (int)AZO_ERR_ARGUMENT);
     }
-    route->secure = url.secure;
-    route->port = url.port;
-    route->host = url.host;
+    route->origin.secure = url.secure;
+    route->origin.port = url.port;
+    route->origin.host = url.host;
     route->bare = false;
     azoi_route_path(route, url.path, &deployment);
     route->version = azoi_query_get(url.query, "api-version");
@@ -8645,50 +8639,6 @@ static bool azoi_given_text(const char *text) {
     return text != NULL && text[0] != '\0';
 }
 
-/* Endpoint, route and deployment. Whatever is missing is said at once. */
-static azo_result azoi_draft_open(azoi_draft *d, azo_client *c, const azo_call *call, const char *deployment,
-                                  bool needs_deployment, azo_error *e) {
-    memset(d, 0, sizeof *d);
-    d->client = c;
-    d->call = call;
-    d->error = e;
-    azoi_buf_slim(&c->scratch);
-    azo_str endpoint = azoi_trim(azoi_given_text(call->endpoint) ? azo_s(call->endpoint) : azoi_buf_view(&c->endpoint));
-    if (endpoint.len > 0) {
-        azo_result r = azoi_route_set(&c->route, endpoint, e);
-        if (r != AZO_OK) {
-            return r;
-        }
-        d->deployment = c->route.deployment;
-        d->version = c->route.version;
-    }
-    if (azoi_given_text(deployment)) {
-        d->deployment = azo_s(deployment);
-    } else if (needs_deployment && c->deployment.len > 0) {
-        d->deployment = azoi_buf_view(&c->deployment);
-    }
-    if (c->api_version.len > 0) {
-        d->version = azoi_buf_view(&c->api_version);
-    }
-    bool unnamed = needs_deployment && d->deployment.len == 0;
-    if (endpoint.len == 0 || unnamed) {
-        bool both = endpoint.len == 0 && unnamed;
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "The %s is not set. Give it in azo_client_desc, in the call, or by %s.",
-                         both                ? "endpoint, like the deployment,"
-                         : endpoint.len == 0 ? "endpoint"
-                                             : "deployment",
-                         both                ? "AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_DEPLOYMENT"
-                         : endpoint.len == 0 ? "AZURE_OPENAI_ENDPOINT"
-                                             : "AZURE_OPENAI_DEPLOYMENT");
-    }
-    if (azoi_equal(d->deployment, ".") || azoi_equal(d->deployment, "..")) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "The deployment cannot be named '%s'. Give the name that the portal "
-                         "shows.", d->deployment.len == 1 ? "." : "..");
-    }
-    d->dated = d->version.len > 0 && !azoi_one_of(d->version, "v1|preview|latest");
-    return AZO_OK;
-}
-
 static const char *azoi_scope_for(azo_str host, bool dated) {
     if (azoi_ends_ci(host, ".azure.us")) {
         return "https://cognitiveservices.azure.us/.default";
@@ -8699,12 +8649,62 @@ static const char *azoi_scope_for(azo_str host, bool dated) {
     return dated ? "https://cognitiveservices.azure.com/.default" : "https://ai.azure.com/.default";
 }
 
+/* A draft with what the endpoint says, if there is one. */
+static azo_result azoi_draft_route(azoi_draft *d, azo_client *c, const azo_call *call, azo_error *e) {
+    memset(d, 0, sizeof *d);
+    d->client = c;
+    d->call = call;
+    d->error = e;
+    azoi_buf_slim(&c->scratch);
+    azo_str endpoint = azoi_trim(azoi_given_text(call->endpoint) ? azo_s(call->endpoint) : azoi_buf_view(&c->endpoint));
+    azo_result r = endpoint.len > 0 ? azoi_route_set(&c->route, endpoint, e) : AZO_OK;
+    if (endpoint.len > 0 && r == AZO_OK) {
+        d->host = c->route.origin.host;
+        d->version = c->route.version;
+        d->deployment = c->route.deployment;
+    }
+    if (c->api_version.len > 0) {
+        d->version = azoi_buf_view(&c->api_version);
+    }
+    d->dated = d->version.len > 0 && !azoi_one_of(d->version, "v1|preview|latest");
+    d->scope = c->scope.len > 0 ? azoi_buf_view(&c->scope) : azo_s(azoi_scope_for(d->host, d->dated));
+    return r;
+}
+
+/* A draft that has an endpoint and a deployment. Whatever is missing is said at once. */
+static azo_result azoi_draft_open(azoi_draft *d, azo_client *c, const azo_call *call, const char *deployment,
+                                  bool needs_deployment, azo_error *e) {
+    static const char *const missing[][2] = {
+        {"deployment", "AZURE_OPENAI_DEPLOYMENT"}, {"endpoint", "AZURE_OPENAI_ENDPOINT"},
+        {"endpoint, like the deployment,", "AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_DEPLOYMENT"}};
+    azo_result r = azoi_draft_route(d, c, call, e);
+    if (r != AZO_OK) {
+        return r;
+    }
+    if (azoi_given_text(deployment)) {
+        d->deployment = azo_s(deployment);
+    } else if (needs_deployment && c->deployment.len > 0) {
+        d->deployment = azoi_buf_view(&c->deployment);
+    }
+    bool unnamed = needs_deployment && d->deployment.len == 0;
+    if (d->host.ptr == NULL || unnamed) {
+        const char *const *m = missing[d->host.ptr != NULL ? 0 : unnamed ? 2 : 1];
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "The %s is not set. Give it in azo_client_desc, in the call, or by %s.",
+                         m[0], m[1]);
+    }
+    if (azoi_equal(d->deployment, ".") || azoi_equal(d->deployment, "..")) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "The deployment cannot be named '%s'. Give the name that the portal "
+                         "shows.", d->deployment.len == 1 ? "." : "..");
+    }
+    return AZO_OK;
+}
+
 /* `path` is relative to the root of the route; `query` is encoded. */
 static void azoi_draft_target(azoi_draft *d, bool with_deployment, azo_str path, azo_str query) {
     azoi_buf *b = &d->client->scratch;
-    size_t start = b->len;
     azo_str prefix = d->client->route.prefix;
     azo_str segment;
+    d->spec.origin = d->client->route.origin;
     while (azoi_segment_next(&prefix, &segment)) {
         azoi_buf_char(b, '/');
         azoi_percent(b, segment, AZOI_SEGMENT "%");
@@ -8724,28 +8724,24 @@ static void azoi_draft_target(azoi_draft *d, bool with_deployment, azo_str path,
         azoi_buf_puts(b, query.len > 0 ? "&api-version=" : "?api-version=");
         azoi_percent(b, d->version, "");
     }
-    d->target = azoi_draft_since(d, start);
+    d->ends[AZOI_PART_TARGET] = b->len;
 }
 
 static azo_result azoi_draft_headers(azoi_draft *d, const char *content_type, const char *accept) {
-    azo_client *c = d->client;
-    azoi_buf *b = &c->scratch;
-    const azo_call *call = d->call;
+    azoi_buf *b = &d->client->scratch;
     if (!azoi_header_ok(azo_s("Accept"), azo_s(accept)) ||
         (content_type != NULL && !azoi_header_ok(azo_s("Content-Type"), azo_s(content_type)))) {
         return azoi_fail(d->error, AZO_ERR_ARGUMENT, "content_type or accept has a control character in it (error %d). "
                          "Write a media type, like application/json.", (int)AZO_ERR_ARGUMENT);
     }
-    size_t start = b->len;
     if (content_type != NULL) {
         azoi_header_add(b, "Content-Type", azo_s(content_type));
     }
     azoi_header_add(b, "Accept", azo_s(accept));
-    d->headers = azoi_draft_since(d, start);
-    start = b->len;
-    azoi_buf_str(b, azoi_buf_view(&c->headers));
-    azo_result r = azoi_header_lines(b, call->headers, call->header_count, d->error);
-    d->own_headers = azoi_draft_since(d, start);
+    d->ends[AZOI_PART_HEADERS] = b->len;
+    azoi_buf_str(b, azoi_buf_view(&d->client->headers));
+    azo_result r = azoi_header_lines(b, d->call->headers, d->call->header_count, d->error);
+    d->ends[AZOI_PART_OWN_HEADERS] = b->len;
     return r;
 }
 
@@ -8788,26 +8784,24 @@ static azo_result azoi_spec_limits(const azo_client *c, const azo_call *call, az
     return azoi_limits_ok("azo_call", names, given, 5, e);
 }
 
-/* The draft becomes a request. The caller has set what is special about its kind. */
-static azo_result azoi_draft_send(azoi_draft *d, azoi_job_spec *spec, azo_request **out) {
-    azo_client *c = d->client;
+/* The draft becomes a request, with data_size bytes for its kind. */
+static azo_result azoi_draft_send(azoi_draft *d, const azoi_job_ops *ops, size_t data_size, azo_request **out) {
     azo_request *job;
-    azo_result r = azoi_spec_limits(c, d->call, spec, d->error);
-    spec->origin.host = c->route.host;
-    spec->origin.port = c->route.port;
-    spec->origin.secure = c->route.secure;
-    spec->target = azoi_draft_view(d, d->target);
-    spec->headers = azoi_draft_view(d, d->headers);
-    spec->own_headers = azoi_draft_view(d, d->own_headers);
-    if (d->body.len > 0) {
-        spec->body = azoi_draft_view(d, d->body);
+    azoi_job_spec *spec = &d->spec;
+    azo_result r = azoi_spec_limits(d->client, d->call, spec, d->error);
+    spec->ops = ops;
+    spec->data_size = data_size;
+    spec->target = azoi_draft_part(d, AZOI_PART_TARGET);
+    spec->headers = azoi_draft_part(d, AZOI_PART_HEADERS);
+    spec->own_headers = azoi_draft_part(d, AZOI_PART_OWN_HEADERS);
+    if (d->ends[AZOI_PART_BODY] > 0) {
+        spec->body = azoi_draft_part(d, AZOI_PART_BODY);
     }
-    r = r == AZO_OK ? azoi_job_new(c, spec, &job, d->error) : r;
+    r = r == AZO_OK ? azoi_job_new(d->client, spec, &job, d->error) : r;
     if (r != AZO_OK) {
         return r;
     }
-    azo_str scope = c->scope.len > 0 ? azoi_buf_view(&c->scope) : azo_s(azoi_scope_for(spec->origin.host, d->dated));
-    r = azoi_auth_attach(job, scope, azoi_view(NULL, 0), d->error);
+    r = azoi_auth_attach(job, d->scope, d->claims, d->error);
     if (r != AZO_OK) {
         azoi_job_free(job);
         return r;
@@ -8816,25 +8810,17 @@ static azo_result azoi_draft_send(azoi_draft *d, azoi_job_spec *spec, azo_reques
     answer->dated = d->dated;
     azoi_clean(answer->version, sizeof answer->version, d->version);
     azoi_clean(answer->deployment, sizeof answer->deployment, d->deployment);
-    azoi_buf_slim(&c->scratch);
+    azoi_buf_slim(&d->client->scratch);
     *out = job;
     return AZO_OK;
 }
 
 /* Target and headers of a typed call. */
 static azo_result azoi_draft_post(azoi_draft *d, const char *path, const char *accept) {
+    d->spec.method = azo_s("POST");
+    d->spec.has_body = true;
     azoi_draft_target(d, true, azo_s(path), azoi_view(NULL, 0));
     return azoi_draft_headers(d, "application/json", accept);
-}
-
-static azo_result azoi_draft_send_post(azoi_draft *d, const azoi_job_ops *ops, size_t data_size, azo_request **out) {
-    azoi_job_spec spec;
-    memset(&spec, 0, sizeof spec);
-    spec.ops = ops;
-    spec.method = azo_s("POST");
-    spec.has_body = true;
-    spec.data_size = data_size;
-    return azoi_draft_send(d, &spec, out);
 }
 
 /* What every azo_X_begin looks at first. */
@@ -9461,7 +9447,6 @@ static void azoi_chat_tool_choice_write(azoi_writer *w, const char *choice) {
 /* Opens the body: extra_json is looked at first, since every field is compared with it. */
 static azoi_writer azoi_write_open(azoi_draft *d, const char *extra_json) {
     azoi_writer w = {&d->client->scratch, d->error, {NULL, 0}, AZO_OK, 0};
-    d->body.at = w.out->len;
     if (extra_json != NULL) {
         w.extra = azoi_checked(&w, "extra_json", extra_json, '{');
     }
@@ -9484,7 +9469,7 @@ static azo_result azoi_write_close(azoi_writer *w, azoi_draft *d) {
         azoi_buf_str(w->out, members);
     }
     azoi_buf_char(w->out, '}');
-    d->body.len = w->out->len - d->body.at;
+    d->ends[AZOI_PART_BODY] = w->out->len;
     return w->result != AZO_OK ? w->result : azoi_buf_failed(w->out, d->error, "The request");
 }
 
@@ -10211,7 +10196,7 @@ AZO_API azo_result azo_chat_begin(azo_client *client, const azo_chat_desc *desc,
     r = r == AZO_OK ? azoi_draft_open(&d, client, &desc->call, desc->deployment, true, err) : r;
     r = r == AZO_OK ? azoi_draft_post(&d, "/chat/completions", stream ? "text/event-stream" : "application/json") : r;
     r = r == AZO_OK ? azoi_chat_write(&d, desc, stream) : r;
-    r = r == AZO_OK ? azoi_draft_send_post(&d, &azoi_chat_ops, sizeof(azoi_chat), out) : r;
+    r = r == AZO_OK ? azoi_draft_send(&d, &azoi_chat_ops, sizeof(azoi_chat), out) : r;
     if (r == AZO_OK) {
         azoi_events *e = (azoi_events *)(*out)->data;
         e->on_event = desc->on_event;
@@ -10565,7 +10550,7 @@ AZOI_EMBED_API azo_result azo_embed_begin(azo_client *client, const azo_embed_de
     r = r == AZO_OK ? azoi_draft_open(&d, client, &desc->call, desc->deployment, true, err) : r;
     r = r == AZO_OK ? azoi_draft_post(&d, "/embeddings", "application/json") : r;
     r = r == AZO_OK ? azoi_embed_write(&d, desc) : r;
-    r = r == AZO_OK ? azoi_draft_send_post(&d, &azoi_embed_ops, sizeof(azoi_embed) + desc->input_count, out) : r;
+    r = r == AZO_OK ? azoi_draft_send(&d, &azoi_embed_ops, sizeof(azoi_embed) + desc->input_count, out) : r;
     if (r == AZO_OK) {
         azoi_embed *embed = (azoi_embed *)(*out)->data;
         embed->count = desc->input_count;
@@ -10679,14 +10664,11 @@ static azo_result azoi_raw_check(const azo_raw_desc *desc, azo_str method, azo_s
 }
 
 static void azoi_raw_spec(const azo_raw_desc *desc, azo_str method, azoi_job_spec *spec) {
-    memset(spec, 0, sizeof *spec);
-    spec->ops = &azoi_raw_ops;
     spec->method = method;
     spec->has_body = desc->body != NULL || desc->read_body != NULL || azoi_one_of(method, "POST|PUT|PATCH");
     spec->read_body = desc->read_body;
     spec->read_user_data = desc->read_user_data;
     spec->body_borrowed = desc->body_borrowed || desc->read_body != NULL;
-    spec->data_size = sizeof(azoi_raw);
     spec->body = azoi_view((const char *)desc->body, desc->body_len);
     if (desc->body != NULL && desc->body_len == 0) {
         spec->body = azo_s((const char *)desc->body);
@@ -10695,7 +10677,6 @@ static void azoi_raw_spec(const azo_raw_desc *desc, azo_str method, azoi_job_spe
 
 AZOI_RAW_API azo_result azo_raw_begin(azo_client *client, const azo_raw_desc *desc, azo_request **out, azo_error *err) {
     azoi_draft d;
-    azoi_job_spec spec;
     azo_result r = azoi_may_begin(client, desc, out, err);
     if (r != AZO_OK) {
         return r;
@@ -10717,8 +10698,8 @@ AZOI_RAW_API azo_result azo_raw_begin(azo_client *client, const azo_raw_desc *de
                            desc->accept != NULL     ? desc->accept
                            : desc->on_event != NULL ? "text/event-stream"
                                                     : "application/json");
-    azoi_raw_spec(desc, method, &spec);
-    r = r == AZO_OK ? azoi_draft_send(&d, &spec, out) : r;
+    azoi_raw_spec(desc, method, &d.spec);
+    r = r == AZO_OK ? azoi_draft_send(&d, &azoi_raw_ops, sizeof(azoi_raw), out) : r;
     if (r == AZO_OK) {
         azoi_raw *raw = (azoi_raw *)(*out)->data;
         raw->on_body = desc->on_body;
@@ -10765,25 +10746,9 @@ static void azoi_token_drop(azo_request *job) {
 static const azoi_job_ops azoi_token_ops = {AZOI_KIND_TOKEN, azoi_auth_authorize, NULL, NULL, NULL, NULL,
                                             azoi_token_end,  NULL,                NULL, azoi_token_drop};
 
-/* The client's scope, or the one that its endpoint and route ask for. */
-static azo_str azoi_client_scope(azo_client *c) {
-    static const azo_call none = {NULL, NULL, 0, 0, 0, 0, 0, NULL, 0};
-    azoi_draft d;
-    azo_str host = azoi_view(NULL, 0); /* no endpoint: the public cloud's */
-    if (c->scope.len > 0) {
-        return azoi_buf_view(&c->scope);
-    }
-    if (azoi_draft_open(&d, c, &none, NULL, false, NULL) == AZO_OK) {
-        host = c->route.host;
-    } else {
-        d.dated = c->api_version.len > 0 && !azoi_one_of(azoi_buf_view(&c->api_version), "v1|preview|latest");
-    }
-    return azo_s(azoi_scope_for(host, d.dated));
-}
-
 AZO_API azo_result azo_token_begin(azo_client *client, const azo_token_desc *desc, azo_request **out, azo_error *err) {
     static const azo_token_desc none = {NULL, NULL, {NULL, NULL, 0, 0, 0, 0, 0, NULL, 0}};
-    azo_request *job;
+    azoi_draft d;
     desc = desc != NULL ? desc : &none;
     azo_result r = azoi_may_begin(client, desc, out, err);
     if (r != AZO_OK) {
@@ -10793,25 +10758,12 @@ AZO_API azo_result azo_token_begin(azo_client *client, const azo_token_desc *des
         return azoi_fail(err, AZO_ERR_ARGUMENT, "The client uses an API key, so there are no tokens (error %d). Open "
                          "one with a credential or a token provider.", (int)AZO_ERR_ARGUMENT);
     }
-    azoi_job_spec spec;
-    memset(&spec, 0, sizeof spec);
-    r = azoi_spec_limits(client, &desc->call, &spec, err);
-    spec.ops = &azoi_token_ops;
-    spec.data_size = sizeof(azoi_answer);
-    r = r == AZO_OK ? azoi_job_new(client, &spec, &job, err) : r;
-    if (r != AZO_OK) {
-        return r;
-    }
-    azo_str scope = azoi_given_text(desc->scope) ? azo_s(desc->scope) : azoi_client_scope(client);
-    azo_str claims = azoi_given_text(desc->claims) ? azo_s(desc->claims) : azoi_view(NULL, 0);
-    r = azoi_auth_attach(job, scope, claims, err);
-    azoi_buf_slim(&client->scratch);
-    if (r != AZO_OK) {
-        azoi_job_free(job);
-        return r;
-    }
-    *out = job;
-    return AZO_OK;
+    (void)azoi_draft_route(&d, client, &none.call, NULL); /* a client without an endpoint has a scope, too */
+    d.call = &desc->call;
+    d.error = err;
+    d.scope = azoi_given_text(desc->scope) ? azo_s(desc->scope) : d.scope;
+    d.claims = azoi_given_text(desc->claims) ? azo_s(desc->claims) : d.claims;
+    return azoi_draft_send(&d, &azoi_token_ops, sizeof(azoi_answer), out);
 }
 
 AZO_API azo_result azo_token_end(azo_request *request, azo_token_reply *out, azo_error *err) {
