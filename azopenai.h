@@ -9141,13 +9141,9 @@ typedef struct azoi_writer {
     azoi_buf *out;
     azo_error *error;
     azo_str extra;     /* the object of extra_json: a field that stands in it too is an error */
-    azo_result result; /* the first failure */
+    azo_result result; /* AZO_OK or AZO_ERR_ARGUMENT */
     size_t message;    /* the number of the one that is being written; SIZE_MAX: it has none */
 } azoi_writer;
-
-static void azoi_write_fail(azoi_writer *w, azo_result result) {
-    w->result = w->result == AZO_OK ? result : w->result;
-}
 
 /* A member's name, with the comma before it. */
 static void azoi_name(azoi_buf *b, const char *name) {
@@ -9159,8 +9155,8 @@ static void azoi_name(azoi_buf *b, const char *name) {
 static void azoi_forbid_extra(azoi_writer *w, const char *name) {
     azo_str value;
     if (azoi_json_find(w->extra, name, &value)) {
-        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "extra_json sets \"%s\" (%zu bytes), which the "
-                                     "library writes itself. Use the field of the desc instead.", name, value.len));
+        w->result = azoi_fail(w->error, AZO_ERR_ARGUMENT, "extra_json sets \"%s\" (%zu bytes), which the library "
+                              "writes itself. Use the field of the desc instead.", name, value.len);
     }
 }
 
@@ -9188,9 +9184,9 @@ static azo_str azoi_checked(azoi_writer *w, const char *what, const char *text, 
     if (azoi_json_check(json, &offset) && (open == '\0' || json.ptr[0] == open)) {
         return json;
     }
-    azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s is not valid JSON%s (byte %zu). Correct it: it would "
-                                 "be sent as it is.", what != NULL ? what : azoi_message_name(w, name),
-                                 open != '\0' ? ", or no object" : "", offset));
+    w->result = azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s is not valid JSON%s (byte %zu). Correct it: it would be sent "
+                          "as it is.", what != NULL ? what : azoi_message_name(w, name),
+                          open != '\0' ? ", or no object" : "", offset);
     return azoi_view(NULL, 0);
 }
 
@@ -9223,8 +9219,8 @@ static void azoi_field_num(azoi_writer *w, const char *name, azo_opt_num number)
     if (number.value - number.value == 0) {
         azoi_print_double(w->out, number.value);
     } else {
-        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "The field %s is infinite or no number. Give a finite "
-                                     "one.", name));
+        w->result = azoi_fail(w->error, AZO_ERR_ARGUMENT, "The field %s is infinite or no number. Give a finite one.",
+                              name);
     }
 }
 
@@ -9244,8 +9240,8 @@ static void azoi_field_bool(azoi_writer *w, const char *name, azo_opt_bool flag)
 
 static void azoi_field_count(azoi_writer *w, const char *name, int32_t count) {
     if (count < 0) {
-        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "The field %s is negative (%ld). Give a positive "
-                                     "number, or 0 to leave it out.", name, (long)count));
+        w->result = azoi_fail(w->error, AZO_ERR_ARGUMENT, "The field %s is negative (%ld). Give a positive number, or "
+                              "0 to leave it out.", name, (long)count);
     } else if (count > 0) {
         azoi_field(w, name);
         azoi_buf_int(w->out, count);
@@ -9260,16 +9256,16 @@ static void azoi_write_message(azoi_writer *w, const azo_message *m) {
         return;
     }
     if (m->role == NULL) {
-        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s has no role. Set role, or raw_json (NULL in the "
-                                     "reply of a call that failed).", azoi_message_name(w, name)));
+        w->result = azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s has no role. Set role, or raw_json (NULL in the reply of "
+                              "a call that failed).", azoi_message_name(w, name));
         return;
     }
     bool both = m->content != NULL && m->content_json != NULL;
     bool none = m->content == NULL && m->content_json == NULL && !azoi_one_of(azo_s(m->role), "assistant|function");
     if (both || none) {
-        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s has %s. Set either content or content_json "
-                                     "(\"null\" sends null).", azoi_message_name(w, name),
-                                     both ? "both content and content_json" : "no content"));
+        w->result = azoi_fail(w->error, AZO_ERR_ARGUMENT, "%s has %s. Set either content or content_json (\"null\" "
+                              "sends null).", azoi_message_name(w, name),
+                              both ? "both content and content_json" : "no content");
         return;
     }
     azoi_buf_char(b, '{');
@@ -9392,8 +9388,8 @@ static void azoi_chat_messages_write(azoi_writer *w, const azo_chat_desc *desc) 
     }
     azoi_buf_char(b, ']');
     if (desc->message_count > 0 ? desc->messages == NULL : count == 0) {
-        azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "The call has no messages (message_count %zu). Give "
-                                     "messages, a history, or both.", desc->message_count));
+        w->result = azoi_fail(w->error, AZO_ERR_ARGUMENT, "The call has no messages (message_count %zu). Give "
+                              "messages, a history, or both.", desc->message_count);
     }
 }
 
@@ -9408,7 +9404,7 @@ static void azoi_chat_tools_write(azoi_writer *w, const azo_chat_desc *desc) {
         char where[48];
         snprintf(where, sizeof where, "tools[%zu].parameters_json", i);
         if (tool == NULL || tool->name == NULL) {
-            azoi_write_fail(w, azoi_fail(w->error, AZO_ERR_ARGUMENT, "tools[%zu] has no name. Give it one.", i));
+            w->result = azoi_fail(w->error, AZO_ERR_ARGUMENT, "tools[%zu] has no name. Give it one.", i);
             return;
         }
         azoi_buf_puts(b, i == 0 ? "[" : ",");
@@ -10527,7 +10523,7 @@ static azo_result azoi_embed_write(azoi_draft *d, const azo_embed_desc *desc) {
     azoi_field(&w, "input");
     for (size_t i = 0; i < desc->input_count; i++) {
         if (desc->inputs[i].ptr == NULL) {
-            azoi_write_fail(&w, azoi_fail(d->error, AZO_ERR_ARGUMENT, "inputs[%zu] is NULL. Give a text.", i));
+            w.result = azoi_fail(d->error, AZO_ERR_ARGUMENT, "inputs[%zu] is NULL. Give a text.", i);
             break;
         }
         azoi_buf_char(w.out, i == 0 ? '[' : ',');
