@@ -8291,9 +8291,7 @@ static azo_str azoi_owned_put(azoi_owned *o, azo_str text) {
     if (text.ptr == NULL) {
         return text;
     }
-    if (text.len > 0) {
-        memcpy(start, text.ptr, text.len);
-    }
+    memcpy(start, text.ptr, text.len);
     start[text.len] = '\0';
     o->at += text.len + 1;
     return azoi_view(start, text.len);
@@ -8389,10 +8387,7 @@ static void azoi_http_clear(azo_http *http) {
 }
 
 AZO_API azo_str azo_http_header(const azo_http *http, const char *name) {
-    azo_str value = azoi_view(NULL, 0);
-    if (http != NULL && name != NULL && http->headers.ptr != NULL) {
-        value = azoi_header(http->headers, name);
-    }
+    azo_str value = http != NULL && name != NULL ? azoi_header(http->headers, name) : azoi_view(NULL, 0);
     return value.ptr != NULL ? azoi_view(value.ptr + http->headers.len + 1, value.len) : value;
 }
 
@@ -8431,14 +8426,13 @@ static void azoi_owned_headers(azoi_owned *o, azo_str headers, azo_http *http) {
 }
 
 static void azoi_owned_http(azoi_owned *o, azo_request *job, bool with_body, azo_http *http) {
-    azo_str headers = job->head.headers;
     azoi_http_clear(http);
     http->status = job->head.status;
     http->attempts = job->attempts;
     if (http->status == 0) {
         return;
     }
-    azoi_owned_headers(o, headers, http);
+    azoi_owned_headers(o, job->head.headers, http);
     if (with_body && azoi_body_is_small(job)) {
         http->body = azoi_owned_put(o, azoi_buf_view(&job->body));
     } else if (with_body) {
@@ -8829,14 +8823,11 @@ static azo_result azoi_may_begin(azo_client *c, const void *desc, azo_request **
     if (out != NULL) {
         *out = NULL;
     }
-    if (r != AZO_OK) {
-        return r;
-    }
-    if (c->closing) {
+    if (r == AZO_OK && c->closing) {
         return azoi_fail(err, AZO_ERR_STATE, "The client is being closed (error %d). Begin nothing more on it.",
                          (int)AZO_ERR_STATE);
     }
-    return AZO_OK;
+    return r;
 }
 
 /* ---- refusals: the one turn from status and body into an error ---- */
