@@ -8581,11 +8581,15 @@ static void azoi_percent_decode(azoi_buf *out, azo_str text) {
 }
 
 /* Takes any spelling that users paste. */
-static azo_result azoi_route_read(azoi_route *route, azo_str endpoint, azo_error *e) {
+static azo_result azoi_route_set(azoi_route *route, azo_str endpoint, azo_error *e) {
     azoi_buf *b = &route->text;
     azoi_url url;
     azo_error why;
     azo_str deployment = azoi_view(NULL, 0);
+    if (azoi_same(azoi_buf_view(&route->endpoint), endpoint)) {
+        return AZO_OK;
+    }
+    azoi_buf_clear(&route->endpoint);
     azoi_buf_clear(b);
     if (!azoi_contains_ci(endpoint, "://")) {
         azoi_buf_puts(b, "https://");
@@ -8614,19 +8618,8 @@ static azo_result azoi_route_read(azoi_route *route, azo_str endpoint, azo_error
     size_t start = b->len;
     azoi_percent_decode(b, deployment);
     route->deployment = azoi_view(b->data + start, b->len - start);
+    azoi_buf_str(&route->endpoint, endpoint); /* if that fails, it is read again the next time */
     return AZO_OK;
-}
-
-static azo_result azoi_route_set(azoi_route *route, azo_str endpoint, azo_error *e) {
-    azo_result r = AZO_OK;
-    if (!azoi_same(azoi_buf_view(&route->endpoint), endpoint)) {
-        azoi_buf_clear(&route->endpoint);
-        r = azoi_route_read(route, endpoint, e);
-        if (r == AZO_OK) {
-            azoi_buf_str(&route->endpoint, endpoint); /* if that fails, it is read again the next time */
-        }
-    }
-    return r;
 }
 
 static bool azoi_given_text(const char *text) {
