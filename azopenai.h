@@ -958,11 +958,7 @@ static inline azo_message azo_same(const azo_chat_reply *reply) {
 
 #ifndef AZO_NO_CLOCK
 #include <time.h>
-#ifndef CLOCK_MONOTONIC
-#error "azopenai.h: include it before any libc header, or compile with -D_POSIX_C_SOURCE=200809L"
 #endif
-#endif
-
 #ifndef AZO_NO_SOCKETS
 #include <fcntl.h>
 #include <netdb.h>
@@ -972,9 +968,9 @@ static inline azo_message azo_same(const azo_chat_reply *reply) {
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <unistd.h>
-#ifndef AI_ADDRCONFIG
-#error "azopenai.h: include it before any libc header, or compile with -D_POSIX_C_SOURCE=200809L"
 #endif
+#if (!defined(AZO_NO_CLOCK) && !defined(CLOCK_MONOTONIC)) || (!defined(AZO_NO_SOCKETS) && !defined(AI_ADDRCONFIG))
+#error "azopenai.h: include it before any libc header, or compile with -D_POSIX_C_SOURCE=200809L"
 #endif
 
 #include <mbedtls/platform.h>
@@ -1151,11 +1147,6 @@ static inline azo_message azo_same(const azo_chat_reply *reply) {
 #define AZOI_HAS_IMDS false
 #else
 #define AZOI_HAS_IMDS true
-#endif
-#if defined(AZO_NO_SECRET) && defined(AZO_NO_IMDS)
-#define AZOI_HAS_CHAIN false
-#else
-#define AZOI_HAS_CHAIN true
 #endif
 #ifdef AZO_NO_PROXY
 #define AZOI_HAS_PROXY false
@@ -7877,7 +7868,7 @@ static azo_result azoi_provider_ask(azoi_slot *slot) {
 
 /* Or else the chain; it is one of the two that needs slots. */
 static bool azoi_asks_provider(const azo_client *c) {
-    return !AZOI_HAS_CHAIN || c->identity.kind == AZOI_IDENTITY_PROVIDER;
+    return (!AZOI_HAS_SECRET && !AZOI_HAS_IMDS) || c->identity.kind == AZOI_IDENTITY_PROVIDER;
 }
 
 static void azoi_slot_advance(azoi_node *node) {
@@ -11505,7 +11496,6 @@ AZO_API const char *azo_version(void) {
 
 #undef AZOI_APART
 #undef AZOI_EMBED_API
-#undef AZOI_HAS_CHAIN
 #undef AZOI_HAS_IMDS
 #undef AZOI_HAS_LOG
 #undef AZOI_HAS_PROXY
