@@ -9115,7 +9115,6 @@ static azo_result azoi_not_json(azo_request *job, const char *otherwise) {
 typedef struct azoi_writer {
     azoi_buf *out;
     azo_error *error;
-    azo_str extra;     /* the object of extra_json: a field that stands in it too is an error */
     azo_result result; /* AZO_OK or AZO_ERR_ARGUMENT */
     size_t message;    /* the number of the one that is being written; SIZE_MAX: it has none */
 } azoi_writer;
@@ -9125,20 +9124,6 @@ static void azoi_name(azoi_buf *b, const char *name) {
     azoi_buf_puts(b, b->len > 0 && b->data[b->len - 1] != '{' ? ",\"" : "\"");
     azoi_buf_puts(b, name);
     azoi_buf_puts(b, "\":");
-}
-
-static void azoi_forbid_extra(azoi_writer *w, const char *name) {
-    azo_str value;
-    if (azoi_json_find(w->extra, name, &value)) {
-        w->result = azoi_fail(w->error, AZO_ERR_ARGUMENT, "extra_json sets \"%s\" (%zu bytes), which the library "
-                              "writes itself. Use the field of the desc instead.", name, value.len);
-    }
-}
-
-/* A member of the request itself. */
-static void azoi_field(azoi_writer *w, const char *name) {
-    azoi_forbid_extra(w, name);
-    azoi_name(w->out, name);
 }
 
 /* The message in errors. */
@@ -9165,23 +9150,16 @@ static azo_str azoi_checked(azoi_writer *w, const char *what, const char *text, 
     return azoi_view(NULL, 0);
 }
 
-static void azoi_member_text(azoi_buf *b, const char *name, const char *text) {
-    if (text != NULL) {
-        azoi_name(b, name);
-        azoi_json_quote(b, azo_s(text));
-    }
-}
-
 static void azoi_field_text(azoi_writer *w, const char *name, const char *text) {
     if (text != NULL) {
-        azoi_field(w, name);
+        azoi_name(w->out, name);
         azoi_json_quote(w->out, azo_s(text));
     }
 }
 
 static void azoi_field_object(azoi_writer *w, const char *name, const char *what, const char *text) {
     if (text != NULL) {
-        azoi_field(w, name);
+        azoi_name(w->out, name);
         azoi_buf_str(w->out, azoi_checked(w, what, text, '{'));
     }
 }
@@ -9190,7 +9168,7 @@ static void azoi_field_num(azoi_writer *w, const char *name, azo_opt_num number)
     if (!number.set) {
         return;
     }
-    azoi_field(w, name);
+    azoi_name(w->out, name);
     if (number.value - number.value == 0) {
         azoi_print_double(w->out, number.value);
     } else {
@@ -9201,14 +9179,14 @@ static void azoi_field_num(azoi_writer *w, const char *name, azo_opt_num number)
 
 static void azoi_field_int(azoi_writer *w, const char *name, azo_opt_int number) {
     if (number.set) {
-        azoi_field(w, name);
+        azoi_name(w->out, name);
         azoi_buf_int(w->out, number.value);
     }
 }
 
 static void azoi_field_bool(azoi_writer *w, const char *name, azo_opt_bool flag) {
     if (flag.set) {
-        azoi_field(w, name);
+        azoi_name(w->out, name);
         azoi_buf_puts(w->out, flag.value ? "true" : "false");
     }
 }
@@ -9218,7 +9196,7 @@ static void azoi_field_count(azoi_writer *w, const char *name, int32_t count) {
         w->result = azoi_fail(w->error, AZO_ERR_ARGUMENT, "The field %s is negative (%ld). Give a positive number, or "
                               "0 to leave it out.", name, (long)count);
     } else if (count > 0) {
-        azoi_field(w, name);
+        azoi_name(w->out, name);
         azoi_buf_int(w->out, count);
     }
 }
@@ -9244,15 +9222,15 @@ static void azoi_write_message(azoi_writer *w, const azo_message *m) {
         return;
     }
     azoi_buf_char(b, '{');
-    azoi_member_text(b, "role", m->role);
+    azoi_field_text(w, "role", m->role);
     if (m->content != NULL) {
-        azoi_member_text(b, "content", m->content);
+        azoi_field_text(w, "content", m->content);
     } else {
         azoi_name(b, "content");
         azoi_buf_str(b, m->content_json != NULL ? azoi_checked(w, NULL, m->content_json, '\0') : azo_s("null"));
     }
-    azoi_member_text(b, "name", m->name);
-    azoi_member_text(b, "tool_call_id", m->tool_call_id);
+    azoi_field_text(w, "name", m->name);
+    azoi_field_text(w, "tool_call_id", m->tool_call_id);
     azoi_buf_char(b, '}');
 }
 
@@ -9289,7 +9267,7 @@ AZOI_HISTORY_API azo_result azo_history_add(azo_history *history, const azo_mess
     if (r != AZO_OK) {
         return r;
     }
-    azoi_writer w = {&history->text, err, {NULL, 0}, AZO_OK, SIZE_MAX};
+    azoi_writer w = {&history->text, err, AZO_OK, SIZE_MAX};
     size_t before = history->text.len;
     azoi_buf_char(w.out, ',');
     azoi_write_message(&w, message);
@@ -9349,7 +9327,7 @@ AZOI_HISTORY_API void azo_history_remove(azo_history *history, size_t first, siz
 static void azoi_chat_messages_write(azoi_writer *w, const azo_chat_desc *desc) {
     azoi_buf *b = w->out;
     size_t count = azo_history_count(desc->history);
-    azoi_field(w, "messages");
+    azoi_name(w->out, "messages");
     azoi_buf_char(b, '[');
     if (count > 0) {
         azoi_buf_str(b, azoi_skip(azoi_buf_view(&desc->history->text), 1));
@@ -9373,7 +9351,7 @@ static void azoi_chat_tools_write(azoi_writer *w, const azo_chat_desc *desc) {
     if (desc->tool_count == 0) {
         return;
     }
-    azoi_field(w, "tools");
+    azoi_name(w->out, "tools");
     for (size_t i = 0; i < desc->tool_count; i++) {
         const azo_tool *tool = desc->tools != NULL ? &desc->tools[i] : NULL;
         char where[48];
@@ -9384,16 +9362,10 @@ static void azoi_chat_tools_write(azoi_writer *w, const azo_chat_desc *desc) {
         }
         azoi_buf_puts(b, i == 0 ? "[" : ",");
         azoi_buf_puts(b, "{\"type\":\"function\",\"function\":{");
-        azoi_member_text(b, "name", tool->name);
-        azoi_member_text(b, "description", tool->description);
-        if (tool->strict.set) {
-            azoi_name(b, "strict");
-            azoi_buf_puts(b, tool->strict.value ? "true" : "false");
-        }
-        if (tool->parameters_json != NULL) {
-            azoi_name(b, "parameters");
-            azoi_buf_str(b, azoi_checked(w, where, tool->parameters_json, '{'));
-        }
+        azoi_field_text(w, "name", tool->name);
+        azoi_field_text(w, "description", tool->description);
+        azoi_field_bool(w, "strict", tool->strict);
+        azoi_field_object(w, "parameters", where, tool->parameters_json);
         azoi_buf_puts(b, "}}");
     }
     azoi_buf_char(b, ']');
@@ -9408,44 +9380,55 @@ static void azoi_chat_tool_choice_write(azoi_writer *w, const char *choice) {
     } else if (azoi_one_of(azo_s(choice), "auto|none|required")) {
         azoi_field_text(w, "tool_choice", choice);
     } else {
-        azoi_field(w, "tool_choice");
+        azoi_name(w->out, "tool_choice");
         azoi_buf_puts(w->out, "{\"type\":\"function\",\"function\":{");
-        azoi_member_text(w->out, "name", choice);
+        azoi_field_text(w, "name", choice);
         azoi_buf_puts(w->out, "}}");
     }
 }
 
-/* Opens the body: extra_json is looked at first, since every field is compared with it. */
-static azoi_writer azoi_write_open(azoi_draft *d, const char *extra_json) {
-    azoi_writer w = {&d->client->scratch, d->error, {NULL, 0}, AZO_OK, 0};
-    if (extra_json != NULL) {
-        w.extra = azoi_checked(&w, "extra_json", extra_json, '{');
-    }
+static azoi_writer azoi_write_open(azoi_draft *d) {
+    azoi_writer w = {&d->client->scratch, d->error, AZO_OK, 0};
     azoi_buf_char(w.out, '{');
-    if (d->dated) {
-        azoi_forbid_extra(&w, "model"); /* the path names it */
-    } else {
-        azoi_field(&w, "model");
+    if (!d->dated) { /* else the path names it */
+        azoi_name(w.out, "model");
         azoi_json_quote(w.out, d->deployment);
     }
     return w;
 }
 
-static azo_result azoi_write_close(azoi_writer *w, azoi_draft *d) {
-    if (w->extra.len > 0) {
-        azo_str members = azoi_trim(azoi_view(w->extra.ptr + 1, w->extra.len - 2));
-        if (members.len > 0) {
-            azoi_buf_char(w->out, ',');
+/* Where the body has no model, the path has; where it has no stream, none is expected. */
+static void azoi_check_extra(azoi_writer *w, azo_str body, azo_str extra) {
+    azo_str key;
+    azo_str value;
+    azo_str ours;
+    while (azoi_json_step(&extra, &key, &value)) {
+        if (azoi_equal(key, "model") || azoi_equal(key, "stream") || azoi_json_pick(body, key, 0, &ours)) {
+            w->result = azoi_fail(w->error, AZO_ERR_ARGUMENT, "extra_json sets \"%.*s\" (%zu bytes), which the "
+                                  "library writes itself. Use the field of the desc instead.", (int)key.len, key.ptr,
+                                  value.len);
         }
-        azoi_buf_str(w->out, members);
     }
-    azoi_buf_char(w->out, '}');
-    d->ends[AZOI_PART_BODY] = w->out->len;
-    return w->result != AZO_OK ? w->result : azoi_buf_failed(w->out, d->error, "The request");
+}
+
+/* Closes the body, behind the members of extra_json, of which none may stand in it already. */
+static azo_result azoi_write_close(azoi_writer *w, azoi_draft *d, const char *extra_json) {
+    azoi_buf *b = w->out;
+    azo_str extra = extra_json != NULL ? azoi_checked(w, "extra_json", extra_json, '{') : azoi_view(NULL, 0);
+    azo_str members = extra.len > 0 ? azoi_trim(azoi_view(extra.ptr + 1, extra.len - 2)) : extra;
+    azoi_buf_char(b, '}');
+    if (members.len > 0 && w->result == AZO_OK && b->failed == AZO_OK) {
+        azoi_check_extra(w, azoi_skip(azoi_buf_view(b), d->ends[AZOI_PART_OWN_HEADERS]), extra);
+        b->data[b->len - 1] = ',';
+        azoi_buf_str(b, members);
+        azoi_buf_char(b, '}');
+    }
+    d->ends[AZOI_PART_BODY] = b->len;
+    return w->result != AZO_OK ? w->result : azoi_buf_failed(b, d->error, "The request");
 }
 
 static azo_result azoi_chat_write(azoi_draft *d, const azo_chat_desc *desc, bool stream) {
-    azoi_writer w = azoi_write_open(d, desc->extra_json);
+    azoi_writer w = azoi_write_open(d);
     azoi_chat_messages_write(&w, desc);
     azoi_chat_tools_write(&w, desc);
     azoi_chat_tool_choice_write(&w, desc->tool_choice);
@@ -9463,17 +9446,15 @@ static azo_result azoi_chat_write(azoi_draft *d, const azo_chat_desc *desc, bool
     azoi_field_bool(&w, "logprobs", desc->logprobs);
     azoi_field_int(&w, "top_logprobs", desc->top_logprobs);
     azoi_field_bool(&w, "parallel_tool_calls", desc->parallel_tool_calls);
-    if (!stream) {
-        azoi_forbid_extra(&w, "stream");
-        return azoi_write_close(&w, d);
+    if (stream) {
+        azoi_name(w.out, "stream");
+        azoi_buf_puts(w.out, "true");
     }
-    azoi_field(&w, "stream");
-    azoi_buf_puts(w.out, "true");
-    if (desc->include_usage.set) {
-        azoi_field(&w, "stream_options");
+    if (stream && desc->include_usage.set) {
+        azoi_name(w.out, "stream_options");
         azoi_buf_puts(w.out, desc->include_usage.value ? "{\"include_usage\":true}" : "{\"include_usage\":false}");
     }
-    return azoi_write_close(&w, d);
+    return azoi_write_close(&w, d, desc->extra_json);
 }
 
 /* ---- events ---- */
@@ -10493,9 +10474,8 @@ static const azoi_job_ops azoi_embed_ops = {
     azoi_embed_end,  azoi_refused,        NULL,           azoi_embed_drop};
 
 static azo_result azoi_embed_write(azoi_draft *d, const azo_embed_desc *desc) {
-    azoi_writer w = azoi_write_open(d, desc->extra_json);
-    azoi_forbid_extra(&w, "stream");
-    azoi_field(&w, "input");
+    azoi_writer w = azoi_write_open(d);
+    azoi_name(w.out, "input");
     for (size_t i = 0; i < desc->input_count; i++) {
         if (desc->inputs[i].ptr == NULL) {
             w.result = azoi_fail(d->error, AZO_ERR_ARGUMENT, "inputs[%zu] is NULL. Give a text.", i);
@@ -10507,7 +10487,7 @@ static azo_result azoi_embed_write(azoi_draft *d, const azo_embed_desc *desc) {
     azoi_buf_char(w.out, ']');
     azoi_field_text(&w, "encoding_format", "base64");
     azoi_field_count(&w, "dimensions", desc->dimensions);
-    return azoi_write_close(&w, d);
+    return azoi_write_close(&w, d, desc->extra_json);
 }
 
 AZOI_EMBED_API azo_result azo_embed_begin(azo_client *client, const azo_embed_desc *desc, azo_request **out,
