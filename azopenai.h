@@ -1102,17 +1102,14 @@ static inline azo_message azo_same(const azo_chat_reply *reply) {
 #ifdef __GNUC__
 #define AZOI_PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
 #define AZOI_APART __attribute__((__noinline__)) /* what is rare is not paid for by what is not */
+#define AZOI_UNREACHED static __attribute__((__unused__))
 #else
 #define AZOI_PRINTF(text, first)
 #define AZOI_APART
+#define AZOI_UNREACHED static
 #endif
 
 /* Features. What is left out is compiled all the same, as something that nothing can reach, and dropped. */
-#ifdef __GNUC__
-#define AZOI_UNREACHED static __attribute__((unused))
-#else
-#define AZOI_UNREACHED static
-#endif
 #ifdef AZO_NO_EMBED
 #define AZOI_EMBED_API AZOI_UNREACHED
 #else
