@@ -985,9 +985,7 @@ static inline azo_message azo_same(const azo_chat_reply *reply) {
 #endif
 #if MBEDTLS_VERSION_NUMBER >= 0x03000000 && defined(MBEDTLS_PSA_CRYPTO_C)
 #include <psa/crypto.h>
-#define AZOI_PSA 1
-#else
-#define AZOI_PSA 0
+#define AZOI_PSA
 #endif
 
 /* jsmn comes in under private names and with switches of our own, so that another jsmn may live in the same
@@ -1828,8 +1826,7 @@ typedef struct azoi_owned {
 /* job->data of every call begins with this. */
 typedef struct azoi_answer {
     azoi_owned *owned;   /* made when the answer is whole */
-    bool dated;          /* the route */
-    char version[32];    /* of the dated route, for errors; may be cut */
+    char version[32];    /* of the dated route, for errors; may be cut. Empty: of the other route */
     char deployment[64]; /* the same */
 } azoi_answer;
 
@@ -4787,7 +4784,7 @@ static int azoi_tls_configure(azoi_net *n) {
 #if MBEDTLS_VERSION_NUMBER < 0x04000000
     mbedtls_ctr_drbg_init(&n->random);
 #endif
-#if AZOI_PSA
+#ifdef AZOI_PSA
     psa_status_t status = psa_crypto_init(); /* for the whole process; never undone, others may use it */
     if (status != PSA_SUCCESS) {
         return (int)status;
@@ -4831,7 +4828,7 @@ static bool azoi_tls_is_memory(const azoi_net *n, int ret) {
                                   MBEDTLS_ERR_ECP_ALLOC_FAILED, MBEDTLS_ERR_MD_ALLOC_FAILED,
                                   MBEDTLS_ERR_CIPHER_ALLOC_FAILED,
 #endif
-#if AZOI_PSA
+#ifdef AZOI_PSA
                                   PSA_ERROR_INSUFFICIENT_MEMORY,
 #endif
     };
@@ -8782,8 +8779,7 @@ static azo_result azoi_draft_send(azoi_draft *d, const azoi_job_ops *ops, size_t
         return r;
     }
     azoi_answer *answer = (azoi_answer *)job->data;
-    answer->dated = d->dated;
-    azoi_clean(answer->version, sizeof answer->version, d->version);
+    azoi_clean(answer->version, sizeof answer->version, d->dated ? d->version : azoi_view(NULL, 0));
     azoi_clean(answer->deployment, sizeof answer->deployment, d->deployment);
     azoi_buf_slim(&d->client->scratch);
     *out = job;
@@ -9048,7 +9044,7 @@ static void azoi_refusal_name(const azoi_refusal *r, char name, char *out, size_
         snprintf(out, cap, azoi_matches(azo_s(r->policy), "call|request", true) ? "requests" : "tokens");
         break;
     case 'v':
-        snprintf(out, cap, answer->dated ? " under api_version %s" : "%.0s", answer->version);
+        snprintf(out, cap, answer->version[0] != '\0' ? " under api_version %s" : "%.0s", answer->version);
         break;
     default:
         wait = azoi_retry_after(job->head.headers, r->status != 0 ? r->status : 429, azoi_net_unix(&job->client->net));
