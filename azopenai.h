@@ -7098,8 +7098,8 @@ static azo_result azoi_identity_set(azoi_buf *out, const char *given, const char
         value = azo_s(raw);
         value.len -= azoi_ends(value, "\r\n") ? 2u : azoi_ends(value, "\n") ? 1u : 0u;
     }
-    (void)azoi_buf_set(out, value);
-    return azoi_buf_failed(out, e, variable);
+    azoi_buf_str(out, value);
+    return AZO_OK;
 }
 
 /* Makes a setting a URL of scheme, host, port and path without a slash at its end. */
@@ -7116,7 +7116,7 @@ static azo_result azoi_base_url(azoi_buf *out, azo_str text, const char *scheme,
         return azoi_fail(e, AZO_ERR_ARGUMENT, "%s is not a URL that can be used (%zu bytes). Write it like "
                          "%sname.example.", what, text.len, scheme);
     }
-    return azoi_buf_failed(out, e, what);
+    return AZO_OK;
 }
 
 static azo_result azoi_fixed_open(azo_client *c, bool is_key, azo_str value, const char *origin, azo_error *e) {
@@ -7126,9 +7126,9 @@ static azo_result azoi_fixed_open(azo_client *c, bool is_key, azo_str value, con
                          "Copy it again.", origin, value.len);
     }
     id->kind = is_key ? AZOI_IDENTITY_KEY : AZOI_IDENTITY_STATIC;
-    (void)azoi_buf_set(&id->secret, value);
+    azoi_buf_str(&id->secret, value);
     azoi_log(&c->net, AZO_LOG_INFO, "* identity: %s from %s", is_key ? "API key" : "fixed token", origin);
-    return azoi_buf_failed(&id->secret, e, origin);
+    return AZO_OK;
 }
 
 static azo_result azoi_secret_open(azoi_identity *id, const azo_credential_desc *d, azo_error *e) {
@@ -7183,10 +7183,9 @@ static azo_result azoi_imds_open(azoi_identity *id, const azo_credential_desc *d
     }
     id->selector = selected.len > 0 ? selector : NULL;
     id->selected_by_env = selected.len > 0 && given == 0;
-    (void)azoi_buf_set(&id->selected, selected);
-    azo_result r = azoi_buf_failed(&id->selected, e, "The name of the managed identity");
-    return r == AZO_OK ? azoi_base_url(&id->imds, host.len > 0 ? host : azo_s("169.254.169.254"), "http://",
-                                       "AZURE_POD_IDENTITY_AUTHORITY_HOST", e) : r;
+    azoi_buf_str(&id->selected, selected);
+    return azoi_base_url(&id->imds, host.len > 0 ? host : azo_s("169.254.169.254"), "http://",
+                         "AZURE_POD_IDENTITY_AUTHORITY_HOST", e);
 }
 
 static azo_result azoi_chain_open(azo_client *c, const azo_credential_desc *d, const char *why, azo_error *e) {
@@ -7220,7 +7219,6 @@ static azo_result azoi_chain_open(azo_client *c, const azo_credential_desc *d, c
 
 static azo_result azoi_identity_open(azo_client *c, const azo_client_desc *desc, azo_error *e) {
     azoi_identity *id = &c->identity;
-    azoi_buf *const bufs[] = {&id->tenant_id, &id->client_id, &id->authority, &id->imds, &id->selected, &id->secret};
     const azo_credential_desc *d = &desc->credential;
     bool has_credential = d->kind != AZO_CRED_AUTO || d->tenant_id != NULL || d->client_id != NULL ||
                           d->client_secret != NULL || d->managed_client_id != NULL || d->managed_object_id != NULL ||
@@ -7228,9 +7226,6 @@ static azo_result azoi_identity_open(azo_client *c, const azo_client_desc *desc,
     int given = (desc->api_key != NULL) + (desc->token_provider != NULL) + has_credential;
     azo_str token = azoi_env("AZURE_OPENAI_AD_TOKEN");
     azo_str key = azoi_env("AZURE_OPENAI_API_KEY");
-    for (size_t i = 0; i < 6; i++) {
-        azoi_buf_init(bufs[i], &c->allocator, AZO_MAX_TOKEN_BYTES, bufs[i] == &id->secret);
-    }
     id->winner = -1;
     if (given > 1 || d->kind < AZO_CRED_AUTO || d->kind > AZO_CRED_IMDS) {
         return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc gives %d identities, credential.kind is %d. Set only "
@@ -7953,16 +7948,11 @@ static azoi_slot *azoi_slot_of(azo_client *c, azo_str scope) {
     return slot != NULL ? slot : azoi_slot_new(c, scope);
 }
 
-static void azoi_identity_close(azo_client *c) {
-    azoi_identity *id = &c->identity;
-    azoi_buf *const bufs[] = {&id->tenant_id, &id->client_id, &id->authority, &id->imds, &id->selected, &id->secret};
+static void azoi_slots_free(azo_client *c) {
     while (c->slots != NULL) {
         azoi_slot *slot = c->slots;
         c->slots = slot->next;
         azoi_slot_free(slot);
-    }
-    for (size_t i = 0; i < 6; i++) {
-        azoi_buf_free(bufs[i]);
     }
 }
 
@@ -10743,31 +10733,25 @@ static azo_str azoi_setting(const char *text, const char *variable, const char *
     return value;
 }
 
-static void azoi_client_init_bufs(azo_client *c) {
-    azoi_buf *const plain[] = {&c->endpoint, &c->deployment, &c->api_version, &c->scope, &c->auth_header,
-                               &c->proxy_host, &c->no_proxy, &c->route.endpoint, &c->route.text};
-    for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++) {
-        azoi_buf_init(plain[i], &c->allocator, SIZE_MAX / 2, false);
-    }
-    azoi_buf_init(&c->headers, &c->allocator, SIZE_MAX / 2, true);
-    azoi_buf_init(&c->proxy_auth, &c->allocator, SIZE_MAX / 2, true);
-    azoi_buf_init(&c->scratch, &c->allocator, SIZE_MAX / 2, true);
-    azoi_buf_init(&c->decoded, &c->allocator, SIZE_MAX / 2, false);
-    azoi_buf_init(&c->input, &c->allocator, SIZE_MAX / 2, true);
-    azoi_buf_init(&c->tokens, &c->allocator, SIZE_MAX / 2, false);
-    c->spares.below = c->allocator;
-}
+/* Every buffer that a client has, those that hold secrets first. */
+enum { AZOI_SECRET_BUFS = 5 };
+static const size_t azoi_client_bufs[] = {
+    offsetof(azo_client, identity.secret),    offsetof(azo_client, headers),
+    offsetof(azo_client, proxy_auth),         offsetof(azo_client, scratch),
+    offsetof(azo_client, input),              offsetof(azo_client, decoded),
+    offsetof(azo_client, endpoint),           offsetof(azo_client, deployment),
+    offsetof(azo_client, api_version),        offsetof(azo_client, scope),
+    offsetof(azo_client, auth_header),        offsetof(azo_client, proxy_host),
+    offsetof(azo_client, no_proxy),           offsetof(azo_client, route.endpoint),
+    offsetof(azo_client, route.text),         offsetof(azo_client, identity.tenant_id),
+    offsetof(azo_client, identity.client_id), offsetof(azo_client, identity.authority),
+    offsetof(azo_client, identity.imds),      offsetof(azo_client, identity.selected),
+    offsetof(azo_client, tokens)};
 
-static void azoi_client_free_bufs(azo_client *c) {
-    azoi_buf *const all[] = {&c->endpoint,   &c->deployment, &c->api_version, &c->scope,    &c->auth_header,
-                             &c->proxy_host, &c->no_proxy,   &c->headers,     &c->proxy_auth,
-                             &c->scratch,    &c->decoded,    &c->input,       &c->tokens,
-                             &c->route.endpoint, &c->route.text};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
-        azoi_buf_free(all[i]);
-    }
-    azoi_spares_free(&c->spares);
-    azoi_free(&c->allocator, c->watches, c->watch_cap * sizeof *c->watches);
+enum { AZOI_CLIENT_BUFS = sizeof azoi_client_bufs / sizeof azoi_client_bufs[0] };
+
+static azoi_buf *azoi_client_buf(azo_client *c, size_t index) {
+    return (azoi_buf *)(void *)((char *)c + azoi_client_bufs[index]);
 }
 
 static azo_result azoi_client_set_limits(azo_client *c, const azo_client_desc *desc, azo_error *e) {
@@ -10793,21 +10777,17 @@ static azo_result azoi_client_set_limits(azo_client *c, const azo_client_desc *d
 static azo_result azoi_client_set_proxy(azo_client *c, const azo_client_desc *desc, azo_error *e) {
     azo_str proxy = azoi_setting(desc->proxy, "HTTPS_PROXY", "https_proxy");
     azoi_buf_str(&c->no_proxy, azoi_setting(desc->no_proxy, "NO_PROXY", "no_proxy"));
-    azo_result r = azoi_buf_failed(&c->no_proxy, e, "NO_PROXY");
-    if (r != AZO_OK || proxy.len == 0) {
-        return r;
+    if (proxy.len == 0) {
+        return AZO_OK;
     }
     if (!AZOI_HAS_PROXY) {
         return azoi_left_out(e, "A proxy", "AZO_NO_PROXY");
     }
     azoi_url url;
-    bool has_scheme = azoi_contains_ci(proxy, "://");
-    azoi_buf_clear(&c->scratch);
-    azoi_buf_puts(&c->scratch, has_scheme ? "" : "http://");
+    azoi_buf_puts(&c->scratch, azoi_contains_ci(proxy, "://") ? "" : "http://");
     azoi_buf_str(&c->scratch, proxy);
-    r = azoi_buf_failed(&c->scratch, e, "The proxy's URL");
-    if (r != AZO_OK) {
-        return r;
+    if (c->scratch.failed != AZO_OK) {
+        return azoi_memory(e);
     }
     if (azoi_url_split(azoi_buf_view(&c->scratch), &url, NULL) != AZO_OK || url.path.len > 1 || url.query.len > 0) {
         return azoi_fail(e, AZO_ERR_ARGUMENT, "The proxy's URL is malformed (%lu bytes). Write it as "
@@ -10819,18 +10799,11 @@ static azo_result azoi_client_set_proxy(azo_client *c, const azo_client_desc *de
                          "does not speak. Use its http:// port.", (int)url.host.len, url.host.ptr);
     }
     azoi_buf_str(&c->proxy_host, url.host);
-    r = azoi_buf_failed(&c->proxy_host, e, "The proxy's host");
     c->proxy_port = url.port;
-    if (r == AZO_OK && url.userinfo.len > 0) {
-        azoi_buf decoded;
-        azoi_buf_init(&decoded, &c->allocator, 4096, true);
-        azoi_percent_decode(&decoded, url.userinfo);
-        azoi_base64(&c->proxy_auth, azoi_buf_view(&decoded));
-        r = azoi_buf_failed(&decoded, e, "The proxy's user and password");
-        azoi_buf_free(&decoded);
-    }
+    azoi_percent_decode(&c->input, url.userinfo);
+    azoi_base64(&c->proxy_auth, azoi_buf_view(&c->input));
     azoi_buf_clear(&c->scratch);
-    return r != AZO_OK ? r : azoi_buf_failed(&c->proxy_auth, e, "The proxy's user and password");
+    return AZO_OK;
 }
 
 static azo_result azoi_client_set_texts(azo_client *c, const azo_client_desc *desc, azo_error *e) {
@@ -10839,16 +10812,8 @@ static azo_result azoi_client_set_texts(azo_client *c, const azo_client_desc *de
     azoi_buf_str(&c->api_version,
                  azoi_setting(desc->api_version, "OPENAI_API_VERSION", "AZURE_OPENAI_API_VERSION"));
     azoi_buf_str(&c->scope, azoi_given(desc->scope));
-    azoi_buf_str(&c->auth_header, desc->auth_header != NULL ? azoi_given(desc->auth_header) : azo_s("api-key"));
-    const azoi_buf *const all[] = {&c->endpoint, &c->deployment, &c->api_version, &c->scope, &c->auth_header};
-    azo_result r = AZO_OK;
-    for (size_t i = 0; i < sizeof all / sizeof all[0] && r == AZO_OK; i++) {
-        r = azoi_buf_failed(all[i], e, "A setting");
-    }
-    if (r != AZO_OK) {
-        return r;
-    }
-    azo_str name = azoi_buf_view(&c->auth_header);
+    azo_str name = desc->auth_header != NULL ? azoi_given(desc->auth_header) : azo_s("api-key");
+    azoi_buf_str(&c->auth_header, name);
     if (!azoi_is_token(name) || azoi_header_reserved(name)) {
         return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.auth_header is not the name of a header for a key (%zu "
                          "bytes). Use letters, digits and dashes, and no name that HTTP itself needs.", name.len);
@@ -10867,23 +10832,32 @@ static bool azoi_watches_grow(azo_client *c, size_t count) {
 }
 
 static azo_result azoi_client_set_up(azo_client *c, const azo_client_desc *desc, azo_error *e) {
-    azo_result r = azoi_client_set_limits(c, desc, e);
+    azo_result r = azoi_net_init(&c->net, desc, &c->allocator, e);
+    r = r == AZO_OK ? azoi_client_set_limits(c, desc, e) : r;
     r = r == AZO_OK ? azoi_client_set_texts(c, desc, e) : r;
     r = r == AZO_OK ? azoi_client_set_proxy(c, desc, e) : r;
-    return r == AZO_OK ? azoi_identity_open(c, desc, e) : r;
+    r = r == AZO_OK ? azoi_identity_open(c, desc, e) : r;
+    for (size_t i = 0; i < AZOI_CLIENT_BUFS && r == AZO_OK; i++) {
+        r = azoi_buf_failed(azoi_client_buf(c, i), e, "A setting");
+    }
+    return r;
 }
 
 /* ---- open and close ---- */
 
 static void azoi_client_free(azo_client *c) {
-    azoi_identity_close(c);
+    azoi_slots_free(c);
     while (!azoi_list_empty(&c->conns)) {
         azoi_conn_free(AZOI_OF(c->conns.next, azoi_conn, link));
     }
     azoi_conn_drop_idle(c, NULL);
     azoi_net_close(&c->net);
     azoi_pump_close(&c->pump);
-    azoi_client_free_bufs(c);
+    for (size_t i = 0; i < AZOI_CLIENT_BUFS; i++) {
+        azoi_buf_free(azoi_client_buf(c, i));
+    }
+    azoi_spares_free(&c->spares);
+    azoi_free(&c->allocator, c->watches, c->watch_cap * sizeof *c->watches);
     azo_allocator allocator = c->allocator;
     azoi_wipe(c, sizeof *c);
     azoi_free(&allocator, c, sizeof *c);
@@ -10893,42 +10867,31 @@ AZO_API azo_result azo_client_open(const azo_client_desc *desc, azo_client **out
     azo_client_desc none;
     azo_error ignored;
     azo_error *e = err != NULL ? err : &ignored;
-    azoi_error_clear(e);
-    if (desc == NULL) {
-        memset(&none, 0, sizeof none);
-        desc = &none;
+    if (azoi_begin(e, out == NULL ? 2 : 0) != AZO_OK) {
+        return AZO_ERR_ARGUMENT;
     }
-    if (out == NULL) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_open got no place for the client (argument 2). Pass the "
-                         "address of an azo_client pointer.");
-    }
+    memset(&none, 0, sizeof none);
+    desc = desc != NULL ? desc : &none;
+    azo_client *c = (azo_client *)azoi_alloc(&desc->allocator, sizeof *c);
     *out = NULL;
-    azo_allocator allocator = desc->allocator;
-    if (allocator.resize == NULL) {
-        allocator.resize = azoi_default_resize;
-    }
-    azo_client *c = (azo_client *)azoi_alloc(&allocator, sizeof *c);
     if (c == NULL) {
         return azoi_memory(e);
     }
-    c->allocator = allocator;
+    c->allocator = desc->allocator;
+    c->spares.below = desc->allocator;
     c->loop = desc->loop;
-    azoi_client_init_bufs(c);
+    c->interrupted = desc->interrupted;
+    c->interrupt_user_data = desc->interrupt_user_data;
+    for (size_t i = 0; i < AZOI_CLIENT_BUFS; i++) {
+        azoi_buf_init(azoi_client_buf(c, i), &c->allocator, SIZE_MAX / 2, i < AZOI_SECRET_BUFS);
+    }
     azoi_pump_init(&c->pump, &c->allocator, &c->loop, &c->net.clock);
     azoi_list_init(&c->conns);
     azoi_list_init(&c->idle);
     azoi_list_init(&c->capped);
     azoi_list_init(&c->jobs);
     azoi_list_init(&c->finished);
-    c->interrupted = desc->interrupted;
-    c->interrupt_user_data = desc->interrupt_user_data;
-    azo_result r = azoi_net_init(&c->net, desc, &c->allocator, e);
-    if (r != AZO_OK) {
-        azoi_client_free_bufs(c);
-        azoi_free(&allocator, c, sizeof *c);
-        return r;
-    }
-    r = azoi_client_set_up(c, desc, e);
+    azo_result r = azoi_client_set_up(c, desc, e);
     if (r != AZO_OK) {
         azoi_client_free(c);
         return r;
