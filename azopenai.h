@@ -1799,8 +1799,7 @@ struct azo_client {
     azoi_json_map map; /* of the answer or event that is walked: too large for the stack */
     azoi_buf input;    /* AZOI_READ_SIZE bytes of room for one read, from the first on */
     azoi_buf tokens;   /* of the JSON that was parsed last: no parse spans two steps */
-    azo_watch *watches; /* of azo_poll */
-    size_t watch_cap;
+    azoi_buf watches;  /* room for azo_poll */
 };
 
 /* ---- calls ---- */
@@ -10717,20 +10716,10 @@ AZO_API void azo_token_reply_free(azo_token_reply *reply) {
 
 /* ---- settings ---- */
 
-static azo_str azoi_given(const char *text) {
-    return text != NULL ? azoi_trim(azo_s(text)) : azoi_view(NULL, 0);
-}
-
 /* The desc's value, else the first of two variables that is set. */
 static azo_str azoi_setting(const char *text, const char *variable, const char *other) {
-    azo_str value = azoi_given(text);
-    if (text == NULL) {
-        value = azoi_env(variable);
-    }
-    if (value.len == 0 && text == NULL && other != NULL) {
-        value = azoi_env(other);
-    }
-    return value;
+    azo_str value = text != NULL ? azoi_trim(azo_s(text)) : azoi_env(variable);
+    return text == NULL && value.len == 0 && other != NULL ? azoi_env(other) : value;
 }
 
 /* Every buffer that a client has, those that hold secrets first. */
@@ -10746,7 +10735,7 @@ static const size_t azoi_client_bufs[] = {
     offsetof(azo_client, route.text),         offsetof(azo_client, identity.tenant_id),
     offsetof(azo_client, identity.client_id), offsetof(azo_client, identity.authority),
     offsetof(azo_client, identity.imds),      offsetof(azo_client, identity.selected),
-    offsetof(azo_client, tokens)};
+    offsetof(azo_client, tokens),             offsetof(azo_client, watches)};
 
 enum { AZOI_CLIENT_BUFS = sizeof azoi_client_bufs / sizeof azoi_client_bufs[0] };
 
@@ -10811,24 +10800,14 @@ static azo_result azoi_client_set_texts(azo_client *c, const azo_client_desc *de
     azoi_buf_str(&c->deployment, azoi_setting(desc->deployment, "AZURE_OPENAI_DEPLOYMENT", NULL));
     azoi_buf_str(&c->api_version,
                  azoi_setting(desc->api_version, "OPENAI_API_VERSION", "AZURE_OPENAI_API_VERSION"));
-    azoi_buf_str(&c->scope, azoi_given(desc->scope));
-    azo_str name = desc->auth_header != NULL ? azoi_given(desc->auth_header) : azo_s("api-key");
+    azoi_buf_str(&c->scope, azoi_trim(azo_s(desc->scope)));
+    azo_str name = desc->auth_header != NULL ? azoi_trim(azo_s(desc->auth_header)) : azo_s("api-key");
     azoi_buf_str(&c->auth_header, name);
     if (!azoi_is_token(name) || azoi_header_reserved(name)) {
         return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.auth_header is not the name of a header for a key (%zu "
                          "bytes). Use letters, digits and dashes, and no name that HTTP itself needs.", name.len);
     }
     return azoi_header_lines(&c->headers, desc->headers, desc->header_count, e);
-}
-
-static bool azoi_watches_grow(azo_client *c, size_t count) {
-    size_t cap = count + count / 2 + 4;
-    void *grown = azoi_resize(&c->allocator, c->watches, c->watch_cap * sizeof *c->watches, cap * sizeof *c->watches);
-    if (grown != NULL) {
-        c->watches = (azo_watch *)grown;
-        c->watch_cap = cap;
-    }
-    return grown != NULL;
 }
 
 static azo_result azoi_client_set_up(azo_client *c, const azo_client_desc *desc, azo_error *e) {
@@ -10857,7 +10836,6 @@ static void azoi_client_free(azo_client *c) {
         azoi_buf_free(azoi_client_buf(c, i));
     }
     azoi_spares_free(&c->spares);
-    azoi_free(&c->allocator, c->watches, c->watch_cap * sizeof *c->watches);
     azo_allocator allocator = c->allocator;
     azoi_wipe(c, sizeof *c);
     azoi_free(&allocator, c, sizeof *c);
@@ -10995,14 +10973,13 @@ AZO_API size_t azo_wait(azo_client *client, azo_watch *out, size_t cap, int32_t 
 
 enum { AZOI_BLIND_MS = 50 };
 
-/* Sleeps and moves what became ready to the front of c->watches; returns how many. */
-static size_t azoi_sleep(azo_client *c, size_t count, int32_t timeout_ms) {
-    azo_transport *t = &c->net.transport;
+/* Sleeps and moves what became ready to the front; returns how many. */
+static size_t azoi_sleep(const azo_transport *t, azo_watch *watches, size_t count, int32_t timeout_ms) {
     size_t ready = 0;
-    if (t->poll(c->watches, count, timeout_ms, t->user_data) > 0) {
+    if (t->poll(watches, count, timeout_ms, t->user_data) > 0) {
         for (size_t i = 0; i < count; i++) {
-            if (c->watches[i].events != 0) {
-                c->watches[ready++] = c->watches[i];
+            if (watches[i].events != 0) {
+                watches[ready++] = watches[i];
             }
         }
     }
@@ -11019,22 +10996,24 @@ AZO_API azo_result azo_poll(azo_client *client, int32_t max_ms) {
     if (client->net.transport.poll == NULL) {
         return AZO_ERR_UNSUPPORTED;
     }
+    azoi_buf *room = &client->watches;
+    room->failed = AZO_OK; /* a poll that had no memory says nothing about this one */
+    (void)azoi_buf_reserve(room, client->pump.place_count * AZOI_MAX_FDS * sizeof(azo_watch));
+    azo_watch *watches = (azo_watch *)(void *)room->data;
+    size_t cap = room->cap / sizeof *watches;
     int32_t timeout_ms;
-    size_t count = azo_wait(client, client->watches, client->watch_cap, &timeout_ms);
-    if (count > client->watch_cap && azoi_watches_grow(client, count)) {
-        count = azo_wait(client, client->watches, client->watch_cap, &timeout_ms);
-    }
-    bool blind = count > client->watch_cap; /* no memory for all of them: sleep less and look at everything */
+    size_t count = azo_wait(client, watches, cap, &timeout_ms);
+    bool blind = count > cap; /* no memory for all of them: sleep less and look at everything */
     if (blind) {
-        count = client->watch_cap;
+        count = cap;
         max_ms = max_ms < 0 || max_ms > AZOI_BLIND_MS ? AZOI_BLIND_MS : max_ms;
     }
     if (max_ms >= 0 && (timeout_ms < 0 || timeout_ms > max_ms)) {
         timeout_ms = max_ms;
     }
     bool nothing_to_wait_for = count == 0 && (timeout_ms == 0 || (timeout_ms < 0 && azoi_list_empty(&client->conns)));
-    size_t ready = nothing_to_wait_for ? 0 : azoi_sleep(client, count, timeout_ms);
-    return azo_step(client, blind ? NULL : client->watches, ready);
+    size_t ready = nothing_to_wait_for ? 0 : azoi_sleep(&client->net.transport, watches, count, timeout_ms);
+    return azo_step(client, blind ? NULL : watches, ready);
 }
 
 AZO_API azo_request *azo_next(azo_client *client) {
