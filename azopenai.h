@@ -1610,8 +1610,7 @@ typedef struct azoi_job_spec {
     size_t max_body;
     size_t data_size; /* of job->data, zeroed */
     void *tag;
-    bool secret_body; /* the answer holds a token: wipe it */
-    bool cut_body;    /* keep as much of the answer as of a refusal: what is longer is not what was asked for */
+    bool token_body; /* wipe the answer, and keep as much of it as of a refusal: what is longer holds no token */
 } azoi_job_spec;
 
 struct azoi_slot;
@@ -1794,7 +1793,7 @@ struct azo_client {
 
     azoi_route route;
     azoi_spares spares; /* of the buffers of requests */
-    azoi_buf scratch;  /* azo_X_begin builds here */
+    azoi_buf scratch;  /* where requests are written */
     azoi_buf decoded;  /* event texts, valid during one callback */
     azoi_json_map map; /* of the answer or event that is walked: too large for the stack */
     azoi_buf input;    /* AZOI_READ_SIZE bytes of room for one read, from the first on */
@@ -6736,7 +6735,7 @@ static azo_result azoi_job_feed_head(azo_request *job, azo_str *in) {
 
 static azo_result azoi_job_collect(azo_request *job, azo_str *piece) {
     size_t take = piece->len;
-    if (!azoi_job_is_success(job) || job->spec.cut_body) {
+    if (!azoi_job_is_success(job) || job->spec.token_body) {
         size_t most = job->body.max < AZOI_REFUSAL_BYTES ? job->body.max : (size_t)AZOI_REFUSAL_BYTES;
         size_t room = job->body.len < most ? most - job->body.len : 0;
         take = take < room ? take : room;
@@ -7039,8 +7038,8 @@ static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_req
     azoi_job_own_texts(&job->spec, (char *)job->data + spec->data_size);
     job->retries_left = spec->max_retries;
     azoi_error_clear(&job->error);
-    azoi_buf_init(&job->head_text, &job->spares, c->max_header, spec->secret_body);
-    azoi_buf_init(&job->body, &job->spares, spec->max_body, spec->secret_body);
+    azoi_buf_init(&job->head_text, &job->spares, c->max_header, spec->token_body);
+    azoi_buf_init(&job->body, &job->spares, spec->max_body, spec->token_body);
     azoi_pump_tick(&c->pump);
     job->total_by = azoi_deadline(c->pump.now, spec->total_ms);
     job->due = AZOI_NEVER;
@@ -7068,10 +7067,6 @@ enum {
 };
 
 /* ---- opening ---- */
-
-static bool azoi_identity_is_key(const azo_client *c) {
-    return c->identity.kind == AZOI_IDENTITY_KEY;
-}
 
 /* One word of printable ASCII, to go into a header line as it is. */
 static bool azoi_token_ok(azo_str token) {
@@ -7636,26 +7631,30 @@ static void azoi_form_add(azoi_buf *b, const char *name, azo_str value) {
     }
 }
 
-static void azoi_fetch_write(const azoi_slot *slot, bool entra, azoi_buf *target, azoi_buf *body) {
+/* Target and body, one behind the other; returns the target's length. */
+static size_t azoi_fetch_write(const azoi_slot *slot, azo_str path, azoi_buf *out) {
     const azoi_identity *id = &slot->client->identity;
     azo_str scope = azoi_buf_view(&slot->scope);
-    if (entra) {
-        azoi_form_add(target, "/", azoi_buf_view(&id->tenant_id));
-        azoi_buf_puts(target, "/oauth2/v2.0/token");
-        azoi_form_add(body, "grant_type=client_credentials&client_id=", azoi_buf_view(&id->client_id));
-        azoi_form_add(body, "&client_secret=", azoi_buf_view(&id->secret));
-        azoi_form_add(body, "&scope=", scope);
-        azoi_form_add(body, "&claims=", azoi_buf_view(&slot->claims));
-        return;
+    azoi_buf_str(out, path);
+    if (azoi_is_entra(slot)) {
+        azoi_form_add(out, "/", azoi_buf_view(&id->tenant_id));
+        azoi_buf_puts(out, "/oauth2/v2.0/token");
+        size_t target = out->len;
+        azoi_form_add(out, "grant_type=client_credentials&client_id=", azoi_buf_view(&id->client_id));
+        azoi_form_add(out, "&client_secret=", azoi_buf_view(&id->secret));
+        azoi_form_add(out, "&scope=", scope);
+        azoi_form_add(out, "&claims=", azoi_buf_view(&slot->claims));
+        return target;
     }
     scope.len -= azoi_ends(scope, "/.default") ? sizeof "/.default" - 1 : 0u;
-    azoi_buf_puts(target, "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=");
-    azoi_percent(target, scope, "");
+    azoi_buf_puts(out, "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=");
+    azoi_percent(out, scope, "");
     if (id->selector != NULL) {
-        azoi_buf_char(target, '&');
-        azoi_buf_puts(target, id->selector);
-        azoi_form_add(target, "=", azoi_buf_view(&id->selected));
+        azoi_buf_char(out, '&');
+        azoi_buf_puts(out, id->selector);
+        azoi_form_add(out, "=", azoi_buf_view(&id->selected));
     }
+    return out->len;
 }
 
 /* Expiry counts from here: an answer may lie in the socket for minutes while nobody steps. */
@@ -7679,16 +7678,13 @@ static azo_result azoi_fetch_begin(azoi_slot *slot) {
     bool probe = !entra && id->members[AZOI_MEMBER_SECRET] && id->winner != AZOI_MEMBER_IMDS;
     azoi_url url;
     azoi_job_spec spec;
-    azoi_buf target;
-    azoi_buf body;
+    azoi_buf *text = &c->scratch;
     memset(&spec, 0, sizeof spec);
     azoi_error_clear(&slot->error);
     slot->unavailable = false;
-    azoi_buf_init(&target, &c->allocator, SIZE_MAX / 2, false);
-    azoi_buf_init(&body, &c->allocator, SIZE_MAX / 2, true);
+    azoi_buf_clear(text);
     (void)azoi_url_split(entra ? azoi_authority(slot) : azoi_buf_view(&id->imds), &url, NULL); /* checked at open */
-    azoi_buf_str(&target, url.path);
-    azoi_fetch_write(slot, entra, &target, &body);
+    size_t target = azoi_fetch_write(slot, url.path, text);
     spec.ops = &azoi_fetch_ops;
     spec.policy = entra ? &azoi_policy_entra : &azoi_policy_imds;
     spec.origin.host = url.host;
@@ -7696,10 +7692,10 @@ static azo_result azoi_fetch_begin(azoi_slot *slot) {
     spec.origin.secure = url.secure;
     spec.origin.direct = !entra;
     spec.method = azo_s(entra ? "POST" : "GET");
-    spec.target = azoi_buf_view(&target);
+    spec.target = azoi_view(text->data, target);
     spec.headers = azo_s(entra ? "Accept: application/json\r\nContent-Type: application/x-www-form-urlencoded\r\n"
                                : "Accept: application/json\r\nMetadata: true\r\n");
-    spec.body = azoi_buf_view(&body);
+    spec.body = azoi_skip(azoi_buf_view(text), target);
     spec.has_body = entra;
     spec.connect_ms = entra ? c->connect_ms : probe ? 1000 : 2000;
     spec.first_byte_ms = entra ? 15000 : probe ? 5000 : 20000;
@@ -7707,16 +7703,14 @@ static azo_result azoi_fetch_begin(azoi_slot *slot) {
     spec.total_ms = entra ? 30000 : 100000; /* updates of the metadata service take up to 70 s */
     spec.max_retries = entra ? 2 : 4;
     spec.max_body = SIZE_MAX / 2;
-    spec.secret_body = true;
-    spec.cut_body = true;
+    spec.token_body = true;
     spec.tag = slot;
-    bool written = target.failed == AZO_OK && body.failed == AZO_OK;
-    azo_result r = written ? azoi_job_new(c, &spec, &slot->fetch, &slot->error) : azoi_memory(&slot->error);
+    azo_result r = azoi_buf_failed(text, &slot->error, "The token request");
+    r = r == AZO_OK ? azoi_job_new(c, &spec, &slot->fetch, &slot->error) : r;
     if (r == AZO_OK) {
         slot->fetch->final = probe;
     }
-    azoi_buf_free(&target);
-    azoi_buf_free(&body);
+    azoi_buf_clear(text);
     return r;
 }
 
@@ -8031,7 +8025,7 @@ static azo_result azoi_identity_seal(azo_client *c, azo_str state, unsigned char
 /* `claims`: a challenge to satisfy, so that no token of before will do. */
 static azo_result azoi_auth_attach(azo_request *job, azo_str scope, azo_str claims, azo_error *e) {
     azo_client *c = job->client;
-    if (azoi_identity_is_key(c)) {
+    if (c->identity.kind == AZOI_IDENTITY_KEY) {
         return AZO_OK;
     }
     if (!azoi_token_ok(scope) || azoi_equal(scope, "/.default")) {
@@ -8097,7 +8091,7 @@ static azo_result azoi_auth_authorize(azo_request *job) {
 
 static void azoi_auth_sign(azo_request *job, azoi_buf *head) {
     azo_client *c = job->client;
-    if (azoi_identity_is_key(c)) {
+    if (c->identity.kind == AZOI_IDENTITY_KEY) {
         azoi_header_add(head, c->auth_header.data, azoi_buf_view(&c->identity.secret));
     } else {
         job->generation = job->slot->generation;
@@ -10687,7 +10681,7 @@ AZO_API azo_result azo_token_begin(azo_client *client, const azo_token_desc *des
     if (r != AZO_OK) {
         return r;
     }
-    if (azoi_identity_is_key(client)) {
+    if (client->identity.kind == AZOI_IDENTITY_KEY) {
         return azoi_fail(err, AZO_ERR_ARGUMENT, "The client uses an API key, so there are no tokens (error %d). Open "
                          "one with a credential or a token provider.", (int)AZO_ERR_ARGUMENT);
     }
