@@ -11151,7 +11151,7 @@ AZOI_RAW_API azo_result azo_raw(azo_client *client, const azo_raw_desc *desc, az
 /* ---- azo_pool: the lowest gap that is large enough is taken, so that what is above `peak` never made a difference. A
  * block in use has no header, since its size comes back with it. ---- */
 
-typedef union azoi_gap { /* also the unit of all sizes, so that whatever is in a block is aligned */
+typedef union azoi_gap { /* also the unit of all sizes and places, so that whatever is in a block is aligned */
     struct {
         union azoi_gap *next; /* by address */
         size_t units;
@@ -11160,11 +11160,6 @@ typedef union azoi_gap { /* also the unit of all sizes, so that whatever is in a
     long double number;
     void (*function)(void);
 } azoi_gap;
-
-typedef struct azoi_gap_place {
-    char before;
-    azoi_gap gap; /* its offset is its alignment */
-} azoi_gap_place;
 
 static size_t azoi_pool_units(size_t size) {
     return size / sizeof(azoi_gap) + (size % sizeof(azoi_gap) != 0);
@@ -11219,8 +11214,6 @@ static void azoi_pool_give(azo_pool *p, azoi_gap *block, size_t units) {
 static void *azoi_pool_resize(void *ptr, size_t old_size, size_t new_size, void *user_data) {
     azo_pool *p = (azo_pool *)user_data;
     azoi_gap *block = (azoi_gap *)ptr;
-    azoi_gap *moved = NULL;
-    azoi_gap **at;
     size_t had = azoi_pool_units(old_size);
     size_t wanted = azoi_pool_units(new_size);
     if (p == NULL) {
@@ -11232,30 +11225,29 @@ static void *azoi_pool_resize(void *ptr, size_t old_size, size_t new_size, void 
         }
         return wanted > 0 ? block : NULL;
     }
-    at = block != NULL ? azoi_pool_from(p, block) : NULL;
+    azoi_gap **at = block != NULL ? azoi_pool_from(p, block) : NULL;
     if (at != NULL && *at == block + had && (*at)->is.units >= wanted - had) {
         (void)azoi_pool_cut(p, at, wanted - had);
         return block;
     }
-    for (at = &p->gaps; *at != NULL && (*at)->is.units < wanted;) {
+    at = &p->gaps;
+    while (*at != NULL && (*at)->is.units < wanted) {
         at = &(*at)->is.next;
     }
-    if (*at != NULL) {
-        moved = (azoi_gap *)azoi_pool_cut(p, at, wanted);
-        if (block != NULL) {
-            memcpy(moved, block, old_size);
-            azoi_pool_give(p, block, had);
-        }
+    if (*at == NULL) {
+        return NULL;
+    }
+    void *moved = azoi_pool_cut(p, at, wanted);
+    if (block != NULL) {
+        memcpy(moved, block, old_size);
+        azoi_pool_give(p, block, had);
     }
     return moved;
 }
 
 AZO_API azo_allocator azo_pool_init(azo_pool *pool, void *buffer, size_t size) {
-    size_t align = offsetof(azoi_gap_place, gap);
-    size_t skip = (align - (size_t)((uintptr_t)buffer % align)) % align;
-    azo_allocator hook;
-    hook.user_data = pool;
-    hook.resize = azoi_pool_resize;
+    azo_allocator hook = {pool, azoi_pool_resize};
+    size_t skip = (sizeof(azoi_gap) - (uintptr_t)buffer % sizeof(azoi_gap)) % sizeof(azoi_gap);
     if (pool == NULL) {
         return hook; /* which refuses everything */
     }

@@ -84,7 +84,7 @@ static void model_resize(model *m, size_t block, size_t size) {
     }
     assert_true(got >= m->buffer && size <= (size_t)(m->buffer + m->size - got));
     assert_true((size_t)(got + size - m->buffer) <= m->pool.peak && m->pool.peak <= m->size);
-    assert_int_equal((uintptr_t)got % offsetof(azoi_gap_place, gap), 0);
+    assert_int_equal((uintptr_t)got % sizeof(azoi_gap), 0);
     model_check(m, block, old < size ? old : size);
     for (size_t i = old; i < size; i++) {
         got[i] = model_byte(block, i);
