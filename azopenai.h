@@ -1727,8 +1727,7 @@ typedef struct azoi_slot {
     azoi_link waiting;   /* requests, in the order in which they came */
     azoi_buf room;       /* where the provider writes its token while it is asked */
     void *provider_state;
-    intptr_t provider_fd; /* -1: none */
-    unsigned provider_events;
+    azo_watch watch;     /* what the provider waits for; no events: for nothing but the timer */
     azo_error error;     /* of the last fetch that failed */
     char lines[512];     /* what each member of the chain said */
 } azoi_slot;
@@ -7746,7 +7745,7 @@ static azo_result azoi_slot_walk(azoi_slot *slot) {
 
 static void azoi_provider_happened(azoi_source *source) {
     azoi_slot *slot = AZOI_OF(source, azoi_slot, source);
-    if (slot->provider_fd != -1) {
+    if (slot->watch.events != 0) {
         azoi_pump_queue(&slot->client->pump, &slot->node);
     }
 }
@@ -7755,13 +7754,9 @@ static size_t azoi_provider_describe(azoi_source *source, azo_watch *out, size_t
     const azoi_slot *slot = AZOI_OF(source, azoi_slot, source);
     (void)cap; /* there is room for one */
     (void)timeout_ms;
-    if (slot->provider_fd == -1) {
-        return 0;
-    }
-    out[0].fd = slot->provider_fd;
+    out[0] = slot->watch;
     out[0].id = source->id;
-    out[0].events = slot->provider_events;
-    return 1;
+    return slot->watch.events != 0 ? 1 : 0;
 }
 
 /* What it waited for is let go before it is called, since it may close its descriptor in there. */
@@ -7770,7 +7765,7 @@ static azo_result azoi_provider_call(azoi_slot *slot, azo_token_answer *answer, 
     const char *claims = slot->claims.len > 0 ? slot->claims.data : NULL;
     azo_token_ask ask = {slot->scope.data, claims, &slot->provider_state, abandon};
     bool outer = c->in_callback;
-    slot->provider_fd = -1;
+    slot->watch.events = 0;
     azoi_source_hush(&c->pump, &slot->source);
     azoi_timer_set(&c->pump, &slot->timer, AZOI_NEVER);
     memset(answer, 0, sizeof *answer);
@@ -7797,10 +7792,10 @@ static void azoi_provider_done(azoi_slot *slot, bool abandon) {
 
 static azo_result azoi_provider_wait(azoi_slot *slot, const azo_token_answer *answer) {
     azoi_pump *p = &slot->client->pump;
-    slot->provider_fd = answer->wait_events != 0 ? answer->wait_fd : -1;
-    slot->provider_events = answer->wait_events & (unsigned)(AZO_POLL_IN | AZO_POLL_OUT);
+    slot->watch.fd = answer->wait_fd;
+    slot->watch.events = answer->wait_fd != -1 ? answer->wait_events & (unsigned)(AZO_POLL_IN | AZO_POLL_OUT) : 0u;
     azoi_timer_set(p, &slot->timer, answer->wait_ms < 0 ? AZOI_NEVER : azoi_deadline(p->now, answer->wait_ms));
-    if (slot->provider_fd == -1 && answer->wait_ms < 0) {
+    if (slot->watch.events == 0 && answer->wait_ms < 0) {
         return azoi_fail(&slot->error, AZO_ERR_PROVIDER, "The token provider returned AZO_PENDING (1) without anything "
                          "to wait for. Make it set wait_fd and wait_events, or wait_ms.");
     }
@@ -7906,7 +7901,6 @@ static azoi_slot *azoi_slot_new(azo_client *c, azo_str scope) {
     slot->node.advance = azoi_slot_advance;
     slot->source.happened = azoi_provider_happened;
     slot->source.describe = azoi_provider_describe;
-    slot->provider_fd = -1;
     azoi_buf_init(&slot->scope, &c->allocator, AZO_MAX_TOKEN_BYTES, false);
     azoi_buf_init(&slot->claims, &c->allocator, AZOI_REFUSAL_BYTES, false);
     azoi_buf_init(&slot->wanted, &c->allocator, AZOI_REFUSAL_BYTES, false);
