@@ -4164,7 +4164,7 @@ static bool azoi_source_attach(azoi_pump *p, azoi_source *s) {
 static azoi_source *azoi_source_find(const azoi_pump *p, uint32_t id) {
     size_t index = id & 0xffffu;
     if (index == 0 || index > p->place_count || p->places[index].generation != id >> 16) {
-        return NULL; /* stale: the connection is gone */
+        return NULL; /* the program's own, or stale: the connection is gone */
     }
     return p->places[index].source;
 }
@@ -4238,18 +4238,13 @@ static bool azoi_source_sync(azoi_pump *p, azoi_source *s) {
     return true;
 }
 
-/* Something happened to a source, or, with id 0, to all of them for all we know. */
-static void azoi_pump_happened(azoi_pump *p, uint32_t id) {
-    if (id != 0) {
-        azoi_source *s = azoi_source_find(p, id);
+/* What a loop has seen, or, with NULL, anything for all we know. */
+static void azoi_pump_happened(azoi_pump *p, const azo_watch *ready, size_t count) {
+    count = ready != NULL ? count : p->place_count;
+    for (size_t i = 0; i < count; i++) {
+        azoi_source *s = ready != NULL ? azoi_source_find(p, ready[i].id) : p->places[i + 1].source;
         if (s != NULL) {
             s->happened(s);
-        }
-        return;
-    }
-    for (size_t i = 1; i <= p->place_count; i++) {
-        if (p->places[i].source != NULL) {
-            p->places[i].source->happened(p->places[i].source);
         }
     }
 }
@@ -10910,14 +10905,7 @@ AZO_API azo_result azo_step(azo_client *client, const azo_watch *ready, size_t c
         return AZO_ERR_STATE;
     }
     client->in_step = true;
-    if (ready == NULL) {
-        azoi_pump_happened(&client->pump, 0);
-    }
-    for (size_t i = 0; ready != NULL && i < count; i++) {
-        if (ready[i].id != 0) {
-            azoi_pump_happened(&client->pump, ready[i].id);
-        }
-    }
+    azoi_pump_happened(&client->pump, ready, count);
     azoi_pump_run(&client->pump);
     client->in_step = false;
     if (client->closing) {
@@ -10928,30 +10916,26 @@ AZO_API azo_result azo_step(azo_client *client, const azo_watch *ready, size_t c
     return AZO_OK;
 }
 
+/* Of two waits, of which less than 0 is for ever. */
+static int32_t azoi_sooner(int32_t a, int32_t b) {
+    return a >= 0 && (b < 0 || a < b) ? a : b;
+}
+
 AZO_API size_t azo_wait(azo_client *client, azo_watch *out, size_t cap, int32_t *timeout_ms) {
     size_t count = 0;
-    int32_t timeout = -1;
-    if (client != NULL) {
-        azoi_pump *p = &client->pump;
-        timeout = azoi_pump_timeout(p);
-        for (size_t i = 1; i <= p->place_count; i++) {
-            azoi_source *source = p->places[i].source;
-            if (source == NULL) {
-                continue;
-            }
-            azo_watch wishes[AZOI_MAX_FDS];
-            int32_t sooner = -1;
-            size_t wished = source->describe(source, wishes, AZOI_MAX_FDS, &sooner);
-            if (sooner >= 0 && (timeout < 0 || sooner < timeout)) {
-                timeout = sooner;
-            }
-            for (size_t k = 0; k < wished && k < AZOI_MAX_FDS; k++) {
-                if (count < cap && out != NULL) {
-                    out[count] = wishes[k];
-                }
-                count++;
+    size_t places = client != NULL ? client->pump.place_count : 0;
+    int32_t timeout = client != NULL ? azoi_pump_timeout(&client->pump) : -1;
+    for (size_t i = 1; i <= places; i++) {
+        azoi_source *source = client->pump.places[i].source;
+        azo_watch wishes[AZOI_MAX_FDS];
+        int32_t wait_ms = -1;
+        size_t wished = source != NULL ? source->describe(source, wishes, AZOI_MAX_FDS, &wait_ms) : 0;
+        for (size_t k = 0; k < wished && k < AZOI_MAX_FDS; k++, count++) {
+            if (count < cap && out != NULL) {
+                out[count] = wishes[k];
             }
         }
+        timeout = azoi_sooner(timeout, wait_ms);
     }
     if (timeout_ms != NULL) {
         *timeout_ms = timeout;
@@ -10994,11 +10978,9 @@ AZO_API azo_result azo_poll(azo_client *client, int32_t max_ms) {
     bool blind = count > cap; /* no memory for all of them: sleep less and look at everything */
     if (blind) {
         count = cap;
-        max_ms = max_ms < 0 || max_ms > AZOI_BLIND_MS ? AZOI_BLIND_MS : max_ms;
+        max_ms = azoi_sooner(max_ms, AZOI_BLIND_MS);
     }
-    if (max_ms >= 0 && (timeout_ms < 0 || timeout_ms > max_ms)) {
-        timeout_ms = max_ms;
-    }
+    timeout_ms = azoi_sooner(timeout_ms, max_ms);
     bool nothing_to_wait_for = count == 0 && (timeout_ms == 0 || (timeout_ms < 0 && azoi_list_empty(&client->conns)));
     size_t ready = nothing_to_wait_for ? 0 : azoi_sleep(&client->net.transport, watches, count, timeout_ms);
     return azo_step(client, blind ? NULL : watches, ready);
