@@ -1328,7 +1328,7 @@ typedef struct azoi_policy {
     int32_t first_wait;
     int32_t max_wait;
     int32_t gone_wait;      /* after a 410; 0: a 410 is final */
-    bool (*retries_status)(int status);
+    int also[2];            /* statuses that are worth another try beside 408, 429 and 5xx */
 } azoi_policy;
 
 /* ---- pump ---- */
@@ -4029,6 +4029,10 @@ static int32_t azoi_retry_after(azo_str headers, int status, int64_t unix_now) {
     return wait;
 }
 
+static bool azoi_retries(const azoi_policy *p, int status) {
+    return status == 408 || status == 429 || status / 100 == 5 || status == p->also[0] || status == p->also[1];
+}
+
 /* Doubles from first_wait to max_wait; jitter takes up to a quarter off, so that many clients do not come back at the
  * same moment. */
 static int32_t azoi_backoff(const azoi_policy *p, int attempt, uint32_t random) {
@@ -6339,7 +6343,7 @@ static bool azoi_job_worth_retrying(const azo_request *job, azo_result result) {
         if (azoi_equal_ci(advice, "true") || azoi_equal_ci(advice, "false")) {
             return azoi_equal_ci(advice, "true");
         }
-        bool worth = job->spec.policy->retries_status(job->head.status);
+        bool worth = azoi_retries(job->spec.policy, job->head.status);
         if (worth || job->body_whole) {
             return worth;
         }
@@ -7350,14 +7354,6 @@ static azo_result azoi_slot_fail(azoi_slot *slot) {
 
 /* ---- fetching: refusals ---- */
 
-static bool azoi_retry_entra(int status) {
-    return status == 408 || status == 429 || status / 100 == 5;
-}
-
-static bool azoi_retry_imds(int status) {
-    return status == 404 || status == 410 || azoi_retry_entra(status);
-}
-
 /* A string member, cleaned into `out`, which is left alone if it is none. */
 static void azoi_json_copy(azo_client *c, const azoi_json *json, const char *name, char *out, size_t cap) {
     azoi_buf_clear(&c->decoded);
@@ -7456,7 +7452,7 @@ static azo_result azoi_fetch_refuse(azo_request *job) {
     azo_error *e = &job->error;
     int status = job->head.status;
     bool entra = azoi_is_entra(slot);
-    bool later = entra ? azoi_retry_entra(status) : azoi_retry_imds(status);
+    bool later = azoi_retries(job->spec.policy, status);
     char number[24];
     azoi_oauth_error(job);
     azo_str code = azo_s(e->service_code);
@@ -7657,8 +7653,8 @@ static void azoi_fetch_sign(azo_request *job, azoi_buf *head) {
     ((azoi_slot *)job->tag)->fetch_sent_at = job->client->pump.now;
 }
 
-static const azoi_policy azoi_policy_entra = {800, 8000, 0, azoi_retry_entra};
-static const azoi_policy azoi_policy_imds = {1000, 8000, 20000, azoi_retry_imds};
+static const azoi_policy azoi_policy_entra = {800, 8000, 0, {0, 0}};
+static const azoi_policy azoi_policy_imds = {1000, 8000, 20000, {404, 410}};
 static const azoi_job_ops azoi_fetch_ops = {
     AZOI_KIND_FETCH, NULL, azoi_fetch_sign, NULL, NULL, NULL, azoi_fetch_end, azoi_fetch_refuse, azoi_fetch_finish,
     NULL};
@@ -8689,11 +8685,7 @@ static azo_result azoi_draft_headers(azoi_draft *d, const char *content_type, co
     return r;
 }
 
-static bool azoi_retry_service(int status) {
-    return status == 408 || status == 409 || status == 429 || status / 100 == 5;
-}
-
-static const azoi_policy azoi_service_policy = {500, 8000, 0, azoi_retry_service};
+static const azoi_policy azoi_service_policy = {500, 8000, 0, {409, 0}};
 
 /* A slip, like a difference that came out negative, must not mean "no limit". */
 static azo_result azoi_limits_ok(const char *desc, const char *const *names, const int32_t *given, size_t count,

@@ -344,11 +344,7 @@ static azo_result probe_refuse(azo_request *job) {
                      "The service said no (HTTP %d). Look why.", job->head.status);
 }
 
-static bool probe_retries(int status) {
-    return status >= 500;
-}
-
-static const azoi_policy probe_policy = {500, 8000, 0, probe_retries};
+static const azoi_policy probe_policy = {500, 8000, 0, {0, 0}};
 static const azoi_job_ops probe_token_ops = {
     AZOI_KIND_TOKEN, azoi_auth_authorize, NULL, NULL, NULL, NULL, probe_token_end, NULL, NULL, NULL};
 static const azoi_job_ops probe_call_ops = {
