@@ -2359,6 +2359,16 @@ static bool azoi_has_control(azo_str s) {
     return azoi_value_run(s) < s.len;
 }
 
+/* Printable ASCII without blanks and without any of `forbidden`. */
+static bool azoi_is_plain(azo_str text, const char *forbidden) {
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.ptr[i] <= ' ' || text.ptr[i] > '~' || strchr(forbidden, text.ptr[i]) != NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Whether foreign text may stand in a sentence of ours. */
 static bool azoi_is_word(const char *text) {
     static const char fine[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.[]";
@@ -3491,10 +3501,8 @@ static azo_result azoi_url_authority(azo_str text, azoi_url *out, azo_error *e) 
 
 static azo_result azoi_url_split(azo_str text, azoi_url *out, azo_error *e) {
     memset(out, 0, sizeof *out);
-    for (size_t i = 0; i < text.len; i++) {
-        if (text.ptr[i] <= ' ' || text.ptr[i] > '~' || text.ptr[i] == '#') {
-            return azoi_url_fail(e, "a blank, a control character, a fragment (#) or a byte that is not ASCII");
-        }
+    if (!azoi_is_plain(text, "#")) {
+        return azoi_url_fail(e, "a blank, a control character, a fragment (#) or a byte that is not ASCII");
     }
     out->secure = azoi_starts_ci(text, "https://");
     if (!out->secure && !azoi_starts_ci(text, "http://")) {
@@ -7068,11 +7076,7 @@ enum {
 
 /* One word of printable ASCII, to go into a header line as it is. */
 static bool azoi_token_ok(azo_str token) {
-    bool ok = token.len > 0 && token.len <= AZO_MAX_TOKEN_BYTES;
-    for (size_t i = 0; ok && i < token.len; i++) {
-        ok = token.ptr[i] > 0x20 && token.ptr[i] < 0x7f;
-    }
-    return ok;
+    return token.len > 0 && token.len <= AZO_MAX_TOKEN_BYTES && azoi_is_plain(token, "");
 }
 
 /* The desc's value, else the environment's. Blank in the desc is a mistake, blank in the environment is unset. */
@@ -10531,15 +10535,6 @@ static const azoi_job_ops azoi_raw_ops = {
     AZOI_KIND_RAW, azoi_auth_authorize, azoi_auth_sign, azoi_auth_challenge, azoi_events_restart, azoi_raw_data,
     azoi_raw_end,  azoi_refused,        NULL,           azoi_events_drop};
 
-/* Printable ASCII without any of `forbidden`. */
-static bool azoi_is_plain(azo_str text, const char *forbidden) {
-    size_t i = 0;
-    while (i < text.len && text.ptr[i] > ' ' && text.ptr[i] <= '~' && strchr(forbidden, text.ptr[i]) == NULL) {
-        i++;
-    }
-    return i == text.len;
-}
-
 /* A name put into a path must not be able to leave it. */
 static bool azoi_raw_path_ok(azo_str path) {
     azo_str segment;
@@ -10754,9 +10749,8 @@ static azo_result azoi_client_set_proxy(azo_client *c, const azo_client_desc *de
         return azoi_memory(e);
     }
     if (azoi_url_split(azoi_buf_view(&c->scratch), &url, NULL) != AZO_OK || url.path.len > 1 || url.query.len > 0) {
-        return azoi_fail(e, AZO_ERR_ARGUMENT, "The proxy's URL is malformed (%lu bytes). Write it as "
-                         "http://user:password@host:port, with special characters percent-encoded.",
-                         (unsigned long)proxy.len);
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "The proxy's URL is malformed (%zu bytes). Write it as "
+                         "http://user:password@host:port, with special characters percent-encoded.", proxy.len);
     }
     if (url.secure) {
         return azoi_fail(e, AZO_ERR_UNSUPPORTED, "The proxy %.*s wants TLS to itself (https://), which this library "
@@ -10773,8 +10767,7 @@ static azo_result azoi_client_set_proxy(azo_client *c, const azo_client_desc *de
 static azo_result azoi_client_set_texts(azo_client *c, const azo_client_desc *desc, azo_error *e) {
     azoi_buf_str(&c->endpoint, azoi_setting(desc->endpoint, "AZURE_OPENAI_ENDPOINT", NULL));
     azoi_buf_str(&c->deployment, azoi_setting(desc->deployment, "AZURE_OPENAI_DEPLOYMENT", NULL));
-    azoi_buf_str(&c->api_version,
-                 azoi_setting(desc->api_version, "OPENAI_API_VERSION", "AZURE_OPENAI_API_VERSION"));
+    azoi_buf_str(&c->api_version, azoi_setting(desc->api_version, "OPENAI_API_VERSION", "AZURE_OPENAI_API_VERSION"));
     azoi_buf_str(&c->scope, azoi_trim(azo_s(desc->scope)));
     azo_str name = desc->auth_header != NULL ? azoi_trim(azo_s(desc->auth_header)) : azo_s("api-key");
     azoi_buf_str(&c->auth_header, name);
