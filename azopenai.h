@@ -10848,22 +10848,18 @@ AZO_API azo_result azo_client_open(const azo_client_desc *desc, azo_client **out
 
 /* What is left of live requests are their outcomes. */
 static void azoi_client_drop_jobs(azo_client *c) {
-    azoi_link *next;
-    for (azoi_link *at = c->jobs.next; at != &c->jobs; at = next) {
-        azo_request *job = AZOI_OF(at, azo_request, link);
-        next = at->next;
-        if (job->ops->kind != AZOI_KIND_FETCH) {
-            if (job->state != AZOI_JOB_DONE) {
-                azoi_error_clear(&job->error);
-                (void)azoi_fail(&job->error, AZO_ERR_CANCELLED, "The client was closed while the request was on its "
-                                "way. Nothing needs to be done.");
-                azoi_job_finish(job, AZO_ERR_CANCELLED);
-            }
+    while (!azoi_list_empty(&c->jobs)) {
+        azo_request *job = AZOI_OF(c->jobs.next, azo_request, link);
+        bool fetch = job->ops->kind == AZOI_KIND_FETCH; /* frees itself */
+        if (job->state != AZOI_JOB_DONE) {
+            azoi_error_clear(&job->error);
+            (void)azoi_fail(&job->error, AZO_ERR_CANCELLED, "The client was closed while the request was on its way. "
+                            "Nothing needs to be done.");
+            azoi_job_finish(job, AZO_ERR_CANCELLED);
+        }
+        if (!fetch) {
             azoi_job_orphan(job);
         }
-    }
-    while (!azoi_list_empty(&c->jobs)) { /* the fetches: they free themselves */
-        azoi_job_finish(AZOI_OF(c->jobs.next, azo_request, link), AZO_ERR_CANCELLED);
     }
 }
 
