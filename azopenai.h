@@ -5592,11 +5592,6 @@ static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
     return AZO_IO_AGAIN;
 }
 
-/* Whether bytes were received that nobody has read. */
-static bool azoi_stream_has_more(const azoi_stream *s) {
-    return s->ahead_len > 0 || (s->tls != NULL && mbedtls_ssl_check_pending(s->tls) != 0);
-}
-
 /* The record of an unfinished write is encrypted already, so its length must stand. When a TLS 1.3 ticket comes in
  * between, mbedTLS flushes that record and forgets that it was this write: calling it again would send it twice. */
 static ptrdiff_t azoi_stream_write(azoi_stream *s, const void *buf, size_t len) {
@@ -6048,15 +6043,13 @@ static azoi_conn *azoi_conn_idle(azo_client *c, const azoi_origin *origin) {
     return NULL;
 }
 
-/* An idle connection, as far as one can tell alive; NULL: none. */
+/* An idle connection on which nothing came since its answer; NULL: none. */
 static azoi_conn *azoi_conn_take_idle(azo_client *c, const azoi_origin *origin, azoi_node *user, azo_error *error) {
     azoi_conn *conn;
     while ((conn = azoi_conn_idle(c, origin)) != NULL) {
         conn->stream.in_blocked = false;
         conn->stream.out_blocked = false;
-        /* Hardly a server closes in the millisecond of its answer: to ask then costs more than to send again. */
-        bool fresh = conn->due == c->pump.now + AZOI_IDLE_MS && !azoi_stream_has_more(&conn->stream);
-        if (c->pump.now < conn->due && (fresh || azoi_conn_is_quiet(conn))) {
+        if (c->pump.now < conn->due && azoi_conn_is_quiet(conn)) {
             azoi_link_leave(&conn->link);
             azoi_list_add(&c->conns, &conn->link);
             c->idle_count--;
