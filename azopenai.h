@@ -2259,10 +2259,13 @@ static bool azoi_same(azo_str a, azo_str b) {
 
 static bool azoi_same_ci(azo_str a, azo_str b) {
     size_t i = 0;
-    while (i < a.len && i < b.len && azoi_lower(a.ptr[i]) == azoi_lower(b.ptr[i])) {
+    if (a.len != b.len || azoi_same(a, b)) {
+        return a.len == b.len;
+    }
+    while (i < a.len && azoi_lower(a.ptr[i]) == azoi_lower(b.ptr[i])) {
         i++;
     }
-    return i == a.len && i == b.len;
+    return i == a.len;
 }
 
 static bool azoi_equal(azo_str a, const char *b) {
@@ -2342,15 +2345,16 @@ static inline const char *azoi_kind_end(const char *at, const char *end, unsigne
     return at;
 }
 
-static size_t azoi_plain_run(azo_str s) {
-    return s.len > 0 ? (size_t)(azoi_kind_end(s.ptr, s.ptr + s.len, AZOI_BYTE_PLAIN) - s.ptr) : 0;
+/* How many bytes at the front are of a kind. */
+static size_t azoi_run(azo_str s, unsigned kind) {
+    return s.len > 0 ? (size_t)(azoi_kind_end(s.ptr, s.ptr + s.len, kind) - s.ptr) : 0;
 }
 
 /* How many bytes at the front may stand in the value of a header: no control characters but tabs (RFC 9110 5.5). */
 static size_t azoi_value_run(azo_str s) {
-    size_t i = azoi_plain_run(s);
+    size_t i = azoi_run(s, AZOI_BYTE_PLAIN);
     while (i < s.len && s.ptr[i] != 0x7f && ((unsigned char)s.ptr[i] >= 0x20 || s.ptr[i] == '\t')) {
-        i += 1 + azoi_plain_run(azoi_skip(s, i + 1));
+        i += 1 + azoi_run(azoi_skip(s, i + 1), AZOI_BYTE_PLAIN);
     }
     return i;
 }
@@ -3188,13 +3192,13 @@ static bool azoi_json_text(const azoi_json *j, int token, azoi_buf *out) {
 
 /* How many bytes at the front stand for themselves in a string. */
 static size_t azoi_json_verbatim(azo_str text) {
-    size_t len = azoi_plain_run(text);
+    size_t len = azoi_run(text, AZOI_BYTE_PLAIN);
     while (len < text.len && text.ptr[len] != '"' && text.ptr[len] != '\\') {
         size_t size = azoi_json_unit_size(azoi_skip(text, len));
         if (size == 0) {
             break;
         }
-        len += size + azoi_plain_run(azoi_skip(text, len + size));
+        len += size + azoi_run(azoi_skip(text, len + size), AZOI_BYTE_PLAIN);
     }
     return len;
 }
@@ -3540,7 +3544,7 @@ static bool azoi_location_host(azo_str location, azo_str *host) {
 /* ---- header lines ---- */
 
 static bool azoi_is_token(azo_str s) {
-    return s.len > 0 && azoi_kind_end(s.ptr, s.ptr + s.len, AZOI_BYTE_TOKEN) == s.ptr + s.len;
+    return s.len > 0 && azoi_run(s, AZOI_BYTE_TOKEN) == s.len;
 }
 
 static bool azoi_header_ok(azo_str name, azo_str value) {
@@ -3565,17 +3569,15 @@ static bool azoi_line_next(azo_str *rest, azo_str *line) {
     return true;
 }
 
-/* False: there is no colon. */
-static bool azoi_header_split(azo_str line, azo_str *name, azo_str *value) {
-    *name = azoi_view(line.ptr, azoi_find(line, ':'));
-    *value = azoi_trim(azoi_skip(line, name->len + 1));
-    return name->len < line.len;
-}
-
 /* Of lines that were checked: a head that was parsed, or our own. */
 static bool azoi_header_next(azo_str *rest, azo_str *name, azo_str *value) {
     azo_str line;
-    return azoi_line_next(rest, &line) && azoi_header_split(line, name, value);
+    if (!azoi_line_next(rest, &line)) {
+        return false;
+    }
+    *name = azoi_view(line.ptr, azoi_find(line, ':'));
+    *value = azoi_trim(azoi_skip(line, name->len + 1));
+    return true;
 }
 
 static azo_str azoi_header_named(azo_str headers, azo_str name) {
@@ -3625,12 +3627,12 @@ static azo_result azoi_status_line(azo_str line, azoi_head *out, azo_error *e) {
     return AZO_OK;
 }
 
-/* What a header line says about the body (RFC 9112 6.3) and the connection. Several equal lengths are one, anything
- * else is an attack or a broken server. */
+/* What a header line says about the body (RFC 9112 6.3) and the connection; blanks may stand round the value. Several
+ * equal lengths are one, anything else is an attack or a broken server. */
 static azo_result azoi_header_fact(azo_str name, azo_str value, bool one_zero, azoi_head *out, azo_error *e) {
     uint64_t length;
     if (azoi_equal_ci(name, "content-length")) {
-        if (!azoi_parse_u64(value, &length) || length > INT64_MAX) {
+        if (!azoi_parse_u64(azoi_trim(value), &length) || length > INT64_MAX) {
             return azoi_http_fail(e, "Content-Length is no number of bytes");
         }
         if (out->framing != AZOI_FRAMING_CLOSE && (out->framing != AZOI_FRAMING_LENGTH || length != out->length)) {
@@ -3639,7 +3641,7 @@ static azo_result azoi_header_fact(azo_str name, azo_str value, bool one_zero, a
         out->framing = AZOI_FRAMING_LENGTH;
         out->length = length;
     } else if (azoi_equal_ci(name, "transfer-encoding")) {
-        if (!azoi_equal_ci(value, "chunked") || out->framing != AZOI_FRAMING_CLOSE || one_zero) {
+        if (!azoi_equal_ci(azoi_trim(value), "chunked") || out->framing != AZOI_FRAMING_CLOSE || one_zero) {
             return azoi_http_fail(e, "a Transfer-Encoding other than chunked, or beside another length of the body");
         }
         out->framing = AZOI_FRAMING_CHUNKED;
@@ -3663,14 +3665,13 @@ static azo_result azoi_head_parse(azo_str text, bool to_head_method, azoi_head *
     azo_result result = azoi_status_line(line, out, e);
     out->headers = azoi_view(text.ptr, 0);
     while (result == AZO_OK && azoi_line_next(&text, &line) && line.len > 0) {
-        azo_str name;
-        azo_str value;
-        if (!azoi_header_split(line, &name, &value) || !azoi_is_token(name) ||
-            azoi_has_control(azoi_skip(line, name.len))) {
+        azo_str name = azoi_view(line.ptr, azoi_run(line, AZOI_BYTE_TOKEN));
+        azo_str value = azoi_skip(line, name.len);
+        if (name.len == 0 || !azoi_is(value, ':') || azoi_has_control(value)) {
             return azoi_http_fail(e, "a header line is malformed");
         }
         out->headers.len = (size_t)(text.ptr - out->headers.ptr);
-        result = azoi_header_fact(name, value, one_zero, out, e);
+        result = azoi_header_fact(name, azoi_skip(value, 1), one_zero, out, e);
     }
     if (result == AZO_OK && line.len > 0) {
         return azoi_http_fail(e, "the blank line behind the headers is missing");

@@ -429,13 +429,14 @@ static void plain_runs(void **state) {
                 memset(text, 'a', sizeof text);
                 text[at] = (char)c;
                 azo_str view = test_guard_put(&g, azoi_view(text, len));
-                if (azoi_plain_run(view) != (plain ? len : at) || azoi_value_run(view) != (value ? len : at)) {
+                if (azoi_run(view, AZOI_BYTE_PLAIN) != (plain ? len : at) ||
+                    azoi_value_run(view) != (value ? len : at)) {
                     fail_msg("byte %d at %zu of %zu", c, at, len);
                 }
             }
         }
     }
-    assert_int_equal(azoi_plain_run(azoi_view(NULL, 0)), 0);
+    assert_int_equal(azoi_run(azoi_view(NULL, 0), AZOI_BYTE_PLAIN), 0);
     test_guard_close(&g);
 }
 
