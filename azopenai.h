@@ -41,7 +41,8 @@
  *
  *     With nothing in the desc: AZURE_OPENAI_AD_TOKEN, else AZURE_OPENAI_API_KEY, else the chain: a client secret from
  *     the environment (AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET), then managed identity (IMDS). A member
- *     that is not configured is passed over; one that is refused ends the chain. credential.kind = AZO_CRED_CHAIN asks
+ *     that is not configured is passed over; one that is refused ends the chain. AZURE_TOKEN_CREDENTIALS leaves one
+ *     member (EnvironmentCredential, ManagedIdentityCredential) or both (prod). credential.kind = AZO_CRED_CHAIN asks
  *     for the chain even where a key is set; token_provider brings any other source. Tokens are cached by scope,
  *     renewed ahead of time, fetched once for all who wait. azo_token hands one to other tools, azo_client_export all
  *     of them to the next run.
@@ -211,7 +212,7 @@ extern "C" {
     X(AZO_PENDING, 1)            /* not finished: step on */                                                           \
     X(AZO_OK, 0)                                                                                                       \
     X(AZO_ERR_ARGUMENT, -1)      /* a desc or an environment variable is wrong: nothing was sent; or read_body */      \
-    X(AZO_ERR_STATE, -2)         /* not allowed here: inside a callback, or twice */                                   \
+    X(AZO_ERR_STATE, -2)         /* not allowed here: inside a callback, or on a client that is being closed */        \
     X(AZO_ERR_MEMORY, -3)        /* the allocator said no */                                                           \
     X(AZO_ERR_LIMIT, -4)         /* a cap of the desc was hit */                                                       \
     X(AZO_ERR_UNSUPPORTED, -5)   /* not in this library, or not in this build of it */                                 \
@@ -452,7 +453,7 @@ typedef azo_result (*azo_token_fn)(const azo_token_ask *ask, azo_token_answer *a
 typedef struct azo_client_desc {
     const char *endpoint;    /* NULL: AZURE_OPENAI_ENDPOINT; any spelling that the portal offers */
     const char *deployment;  /* NULL: AZURE_OPENAI_DEPLOYMENT */
-    const char *api_version; /* NULL: OPENAI_API_VERSION; with one the dated route is used, without one v1 */
+    const char *api_version; /* NULL: OPENAI_API_VERSION, else AZURE_OPENAI_API_VERSION. One: dated route; none: v1 */
     const char *scope;       /* NULL: by route and cloud, "https://ai.azure.com/.default" and the like */
 
     /* At most one of the three. */
@@ -566,7 +567,7 @@ typedef ptrdiff_t (*azo_read_fn)(uint64_t offset, void *buf, size_t cap, void *u
 typedef struct azo_token_desc {
     const char *scope;  /* NULL: the client's */
     const char *claims; /* NULL, or a claims challenge to satisfy; the cache is passed by */
-    azo_call call;
+    azo_call call;      /* without endpoint and headers: those are for the service */
 } azo_token_desc;
 
 typedef struct azo_token_reply {

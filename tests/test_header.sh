@@ -217,6 +217,16 @@ done
 check 'the README shows examples/hello.c' sh -c \
     "sed '1,/^ \*\/$/d' examples/hello.c | diff - '$dir/readme1.c'"
 
+# The README names every variable that the library looks at.
+variables() {
+    names=$(sed -n '/>>prologue/,$s/"/\n/gp' azopenai.h |
+        grep -xE '(AZURE|OPENAI|HTTPS|NO|SSL|IDENTITY|MSI)_[A-Z_]+' | sort -u)
+    [ "$(echo "$names" | wc -l)" -gt 15 ] || { echo "few: $names"; return 1; }
+    for one in $names; do grep -q "\`$one\`" README.md || { echo "not in the README: $one"; missing=1; }; done
+    nothing "${missing:-}"
+}
+check 'the README names each variable of the environment' variables
+
 # ---- Installing
 
 installed() {
