@@ -7211,9 +7211,9 @@ static azo_result azoi_chain_open(azo_client *c, const azo_credential_desc *d, c
 static azo_result azoi_identity_open(azo_client *c, const azo_client_desc *desc, azo_error *e) {
     azoi_identity *id = &c->identity;
     const azo_credential_desc *d = &desc->credential;
-    bool has_credential = d->kind != AZO_CRED_AUTO || d->tenant_id != NULL || d->client_id != NULL ||
-                          d->client_secret != NULL || d->managed_client_id != NULL || d->managed_object_id != NULL ||
-                          d->managed_resource_id != NULL;
+    bool has_secret = d->tenant_id != NULL || d->client_id != NULL || d->client_secret != NULL;
+    bool has_managed = d->managed_client_id != NULL || d->managed_object_id != NULL || d->managed_resource_id != NULL;
+    bool has_credential = d->kind != AZO_CRED_AUTO || has_secret || has_managed;
     int given = (desc->api_key != NULL) + (desc->token_provider != NULL) + has_credential;
     azo_str token = azoi_env("AZURE_OPENAI_AD_TOKEN");
     azo_str key = azoi_env("AZURE_OPENAI_API_KEY");
@@ -7221,6 +7221,11 @@ static azo_result azoi_identity_open(azo_client *c, const azo_client_desc *desc,
     if (given > 1 || d->kind < AZO_CRED_AUTO || d->kind > AZO_CRED_IMDS) {
         return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc gives %d identities, credential.kind is %d. Set only "
                          "one of api_key, token_provider and credential, of a kind AZO_CRED_x.", given, d->kind);
+    }
+    if (d->kind == AZO_CRED_IMDS && d->client_id != NULL && !has_managed) {
+        return azoi_fail(e, AZO_ERR_ARGUMENT, "azo_client_desc.credential names an app (client_id, %zu bytes) for a "
+                         "managed identity. Use managed_client_id, \"\" for the system-assigned one.",
+                         strlen(d->client_id));
     }
     if (desc->token_provider != NULL) {
         id->kind = AZOI_IDENTITY_PROVIDER;

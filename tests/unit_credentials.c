@@ -641,6 +641,22 @@ static void test_each_field_is_a_credential(void **state) {
     }
 }
 
+/* Other libraries name a managed identity so; here it would sign in as the system-assigned one without a word. */
+static void test_app_for_a_managed_identity(void **state) {
+    static const azo_credential_desc wrong = {NULL, "app", NULL, NULL, NULL, NULL, NULL, AZO_CRED_IMDS};
+    static const azo_credential_desc right = {"t", "app", "s", "h", "", NULL, NULL, AZO_CRED_IMDS};
+    world w;
+    azo_client_desc d;
+    (void)state;
+    world_init(&w);
+    memset(&d, 0, sizeof d);
+    d.credential = wrong;
+    want_no_open(&w, &d, AZO_ERR_ARGUMENT, "managed_client_id");
+    d.credential = right;
+    assert_null(opened(&w, &d)->selector);
+    world_end(&w);
+}
+
 static void test_selector(void **state) {
     world w;
     azo_client_desc d;
@@ -2341,6 +2357,7 @@ int main(void) {
         cmocka_unit_test(test_environment),
         cmocka_unit_test(test_desc_identity),
         cmocka_unit_test(test_each_field_is_a_credential),
+        cmocka_unit_test(test_app_for_a_managed_identity),
         cmocka_unit_test(test_selector),
         cmocka_unit_test(test_token_credentials),
         cmocka_unit_test(test_urls),
