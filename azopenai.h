@@ -523,7 +523,7 @@ typedef struct azo_http {
     azo_str request_id;
     azo_str region;
     azo_str headers; /* the whole block, for azo_http_header */
-    azo_str body;    /* empty where it was streamed; without what was decoded into vectors */
+    azo_str body;    /* empty where it was streamed or decoded into vectors */
     azo_rate_limits limits;
 } azo_http;
 
@@ -852,13 +852,15 @@ AZO_API void azo_history_remove(azo_history *history, size_t first, size_t count
 
 /* ---- Reading and quoting JSON ---- */
 
-/* The value at a path such as "choices[0].message.content", as a view into `json`: a string with its quotes, an
- * object with its braces. Member names are compared as they are written, escapes included; the first of equal ones
- * counts. AZO_ERR_JSON: malformed, or nothing there. The value has no NUL of its own. */
+/* The value at a path such as "choices[0].message.content" ("": the whole), as a view into `json`: a string with its
+ * quotes, an object with its braces. Member names are compared as they are written, escapes included; the first of
+ * equal ones counts. AZO_ERR_JSON: malformed, or nothing there; AZO_ERR_ARGUMENT: the path is malformed. The value has
+ * no NUL of its own. */
 AZO_API azo_result azo_json_get(azo_str json, const char *path, azo_str *value);
 /* Decodes a string value into UTF-8 with a NUL behind it. *len, which may be NULL, gets the length without it even
- * when `cap` is too small or `buf` is NULL (AZO_ERR_LIMIT). Lone surrogates become U+FFFD. */
+ * when `cap` is too small or `buf` is NULL (AZO_ERR_LIMIT). Lone surrogates become U+FFFD. AZO_ERR_JSON: no string. */
 AZO_API azo_result azo_json_text(azo_str value, char *buf, size_t cap, size_t *len);
+/* AZO_ERR_JSON: no number, or too large for a double. */
 AZO_API azo_result azo_json_number(azo_str value, double *out);
 /* Writes text as a JSON string with its quotes and a NUL behind them; *len and `cap` as above. Bytes that are not
  * UTF-8 become U+FFFD. */
