@@ -502,7 +502,7 @@ typedef struct azo_call {
     int32_t idle_timeout_ms;
     int32_t total_timeout_ms;
     int max_retries;
-    const azo_header *headers;
+    const azo_header *headers; /* added to the client's, whatever their names */
     size_t header_count;
 } azo_call;
 
