@@ -2211,19 +2211,19 @@ enum {
     AZOI_BYTE_PLAIN = 1, /* printable ASCII that stands for itself in JSON and in HTTP, as nearly all bytes do */
     AZOI_BYTE_SPACE = 2,
     AZOI_BYTE_URL = 4,   /* stands for itself in every part of a URL (RFC 3986 2.3) */
-    AZOI_BYTE_EDGE = 8,  /* a quote or a bracket */
+    AZOI_BYTE_BARE = 8,  /* may lie between the strings and brackets of JSON */
     AZOI_BYTE_TOKEN = 16 /* of a header's name (RFC 9110 5.6.2) */
 };
 
 static const unsigned char azoi_bytes[256] = {
-     0,  0,  0,  0,  0,  0,  0,  0,  0,  2,  2,  0,  0,  2,  0,  0,
+     0,  0,  0,  0,  0,  0,  0,  0,  0, 10, 10,  0,  0, 10,  0,  0,
      0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
-     3, 17,  8, 17, 17, 17, 17, 17,  1,  1, 17, 17,  1, 21, 21,  1,
-    21, 21, 21, 21, 21, 21, 21, 21, 21, 21,  1,  1,  1,  1,  1,  1,
-     1, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21,
-    21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21,  9,  0,  9, 17, 21,
-    17, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21,
-    21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21,  9, 17,  9, 21,  0};
+    11, 25,  0, 25, 25, 25, 25, 25,  9,  9, 25, 25,  9, 29, 29,  9,
+    29, 29, 29, 29, 29, 29, 29, 29, 29, 29,  9,  9,  9,  9,  9,  9,
+     9, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29,
+    29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29,  1,  0,  1, 25, 29,
+    25, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29,
+    29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29,  1, 25,  1, 29,  0};
 
 static bool azoi_byte_is(char c, unsigned kinds) {
     return (azoi_bytes[(unsigned char)c] & kinds) != 0;
@@ -2946,19 +2946,12 @@ static bool azoi_json_check(azo_str text, size_t *offset) {
 
 /* ---- pieces ---- */
 
-/* The next quote or bracket. */
-static const char *azoi_json_edge(const char *at, const char *end) {
-    while (at < end && !azoi_byte_is(*at, AZOI_BYTE_EDGE)) {
-        at++;
-    }
-    return at;
-}
-
 /* The length of the piece up to behind its next bracket; all of it where there is none. */
 static size_t azoi_json_bracket(azoi_json_nesting *n, azo_str piece) {
     const char *end = piece.ptr + piece.len;
     for (const char *at = piece.ptr; at < end; at++) {
-        at = n->escaped ? at : n->quoted ? azoi_kind_end(at, end, AZOI_BYTE_PLAIN) : azoi_json_edge(at, end);
+        at = n->escaped  ? at
+             : n->quoted ? azoi_kind_end(at, end, AZOI_BYTE_PLAIN) : azoi_kind_end(at, end, AZOI_BYTE_BARE);
         if (at == end) {
             break;
         }
@@ -2967,8 +2960,8 @@ static size_t azoi_json_bracket(azoi_json_nesting *n, azo_str piece) {
             n->escaped = !n->escaped && *at == '\\';
         } else if (*at == '"') {
             n->quoted = true;
-        } else {
-            bool opens = (*at | 0x20) == '{'; /* or [ */
+        } else if ((*at | 0x20) == '{' || (*at | 0x20) == '}') { /* or [ or ] */
+            bool opens = (*at | 0x20) == '{';
             n->depth += opens ? 1 : 0;
             n->depth -= !opens && n->depth > 0 ? 1 : 0;
             n->deepest = n->depth > n->deepest ? n->depth : n->deepest;
