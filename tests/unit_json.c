@@ -496,6 +496,34 @@ static void brackets_must_fit(void **state) {
     azoi_buf_free(&b);
 }
 
+/* However the text is cut, each bracket outside a string ends what is taken; a byte that may not be there is none. */
+static void brackets_end_pieces(void **state) {
+    static const char text[] = "{\"[\\\"}\\\\\":[1,{}]\x01,\"\":\"]\"}";
+    static const size_t places[] = {0, 10, 13, 14, 15, 24};
+    static const size_t depths[] = {1, 2, 3, 2, 1, 0};
+    size_t len = sizeof text - 1;
+    (void)state;
+    for (size_t size = 1; size <= len; size++) {
+        azoi_json_nesting n;
+        size_t found = 0;
+        memset(&n, 0, sizeof n);
+        for (size_t at = 0; at < len;) {
+            size_t before = n.depth;
+            size_t left = size - at % size;
+            at += azoi_json_bracket(&n, azoi_view(text + at, left < len - at ? left : len - at));
+            if (n.depth != before) {
+                assert_true(found < 6);
+                assert_int_equal(at - 1, places[found]);
+                assert_int_equal(n.depth, depths[found]);
+                found++;
+            }
+        }
+        assert_int_equal(found, 6);
+        assert_int_equal(n.deepest, 3);
+        assert_false(n.quoted);
+    }
+}
+
 /* ---- values by token ---- */
 
 typedef struct fixture {
@@ -1263,6 +1291,7 @@ int main(void) {
         cmocka_unit_test(every_mutation_is_survived),
         cmocka_unit_test(depth_is_limited),
         cmocka_unit_test(brackets_must_fit),
+        cmocka_unit_test(brackets_end_pieces),
         cmocka_unit_test(walks_a_document),
         cmocka_unit_test(what_is_not_there),
         cmocka_unit_test(no_scalars_alone),
