@@ -1488,8 +1488,7 @@ typedef struct azoi_stream {
     size_t ahead_len;
     unsigned reads;   /* how often the transport may still be read in this call */
     bool at_end;      /* the transport's last word was its end */
-    bool ended;       /* the peer's end was seen: never read again */
-    bool cut;         /* that end came without close_notify */
+    ptrdiff_t end;    /* what every read answers; AZO_IO_AGAIN: the peer's end was not seen */
     bool broken;      /* a read or write failed: no close_notify */
     bool pending_roots; /* the library's own pass found no anchor: look one up at depth 0 */
     bool checked;     /* a certificate was verified in this handshake: not a resumed session */
@@ -5363,6 +5362,7 @@ static azo_result azoi_stream_open(azoi_stream *s, azoi_net *n, const char *host
     s->net = n;
     s->host = host;
     s->port = port;
+    s->end = AZO_IO_AGAIN;
     s->error = e;
     errno = 0;
     azo_result r = n->transport.open(&to, &s->conn, n->transport.user_data);
@@ -5540,14 +5540,6 @@ static azo_result azoi_stream_handshake(azoi_stream *s) {
     return azoi_tls_failed(s, ret, "shaking hands");
 }
 
-/* The end for TLS is close_notify alone. A FIN without it may be an attack that cuts the answer short, so it is
- * CLOSED; s->error is left to the caller, who knows whether anything is missing. */
-static ptrdiff_t azoi_stream_end(azoi_stream *s, bool cut) {
-    s->ended = true;
-    s->cut = cut;
-    return cut ? AZO_ERR_CLOSED : 0;
-}
-
 /* Lets what a read has left unsent go first. 0: nothing is left. */
 static int azoi_tls_settle(azoi_stream *s) {
     if (!s->owed || s->flushed) {
@@ -5558,12 +5550,14 @@ static int azoi_tls_settle(azoi_stream *s) {
     return ret;
 }
 
-/* AGAIN where nothing is blocked: much came that was no data. It is somebody else's turn. */
+/* The end for TLS is close_notify alone. A FIN without it may be an attack that cuts the answer short, so it is
+ * CLOSED; s->error is left to the caller, who knows whether anything is missing. AGAIN where nothing is blocked: much
+ * came that was no data. It is somebody else's turn. */
 static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
     unsigned char *bytes = (unsigned char *)buf;
     int ret = 0;
-    if (s->ended) {
-        return azoi_stream_end(s, s->cut);
+    if (s->end != AZO_IO_AGAIN) {
+        return s->end;
     }
     (void)azoi_tls_settle(s); /* the peer may wait for it; what breaks here breaks in the read, too */
     s->reads = AZOI_READS;
@@ -5574,10 +5568,11 @@ static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
             return ret;
         }
         if ((ret == 0 && s->at_end) || ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) {
-            return azoi_stream_end(s, s->tls != NULL && ret != MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY);
+            s->end = s->tls != NULL && ret != MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY ? AZO_ERR_CLOSED : 0;
+            return s->end;
         }
         if (ret != 0 && !azoi_tls_again(s, ret)) { /* a second record without data in a row is 0 for mbedTLS, too */
-            (void)azoi_stream_end(s, true);
+            s->end = AZO_ERR_CLOSED;
             return azoi_tls_failed(s, ret, "receiving");
         }
         /* mbedTLS may want to read while the socket has more: only its own "again" counts. */
