@@ -8015,20 +8015,16 @@ static azo_result azoi_auth_attach(azo_request *job, azo_str scope, azo_str clai
         return azoi_fail(e, AZO_ERR_ARGUMENT, "A fixed token cannot satisfy claims (%zu bytes). Use another "
                          "credential.", claims.len);
     }
-    azoi_slot *slot = azoi_slot_of(c, scope);
-    if (slot == NULL) {
+    job->slot = azoi_slot_of(c, scope);
+    if (job->slot == NULL) {
         return azoi_memory(e);
     }
-    job->slot = slot;
     if (claims.len > 0) {
-        job->fetch_wanted = slot->fetches + 1;
-        (void)azoi_buf_set(&slot->wanted, claims);
+        job->fetch_wanted = job->slot->fetches + 1;
+        (void)azoi_buf_set(&job->slot->wanted, claims);
+        return azoi_buf_failed(&job->slot->wanted, e, "The claims");
     }
-    azo_result r = azoi_buf_failed(&slot->wanted, e, "The claims");
-    if (r != AZO_OK) {
-        azoi_buf_clear(&slot->wanted);
-    }
-    return r;
+    return AZO_OK;
 }
 
 static azo_result azoi_auth_authorize(azo_request *job) {
@@ -8136,9 +8132,7 @@ static azo_result azoi_auth_claims(azo_request *job) {
     }
     azoi_buf_clear(wanted);
     if (claims.len == 0 || !azoi_buf_reserve(wanted, claims.len)) {
-        azo_result r = azoi_buf_failed(wanted, &job->error, "The claims challenge");
-        azoi_buf_clear(wanted);
-        return r;
+        return azoi_buf_failed(wanted, &job->error, "The claims challenge");
     }
     if (!azoi_base64_decode(claims, (unsigned char *)wanted->data, claims.len, &wanted->len) ||
         !azoi_json_check(azoi_buf_view(wanted), &bad)) {
