@@ -9110,15 +9110,12 @@ static void azoi_field_object(azoi_writer *w, const char *name, const char *what
 }
 
 static void azoi_field_num(azoi_writer *w, const char *name, azo_opt_num number) {
-    if (!number.set) {
-        return;
-    }
-    azoi_name(w->out, name);
-    if (number.value - number.value == 0) {
-        azoi_print_double(w->out, number.value);
-    } else {
+    if (number.set && number.value - number.value != 0) {
         w->result = azoi_fail(w->error, AZO_ERR_ARGUMENT, "The field %s is infinite or no number. Give a finite one.",
                               name);
+    } else if (number.set) {
+        azoi_name(w->out, name);
+        azoi_print_double(w->out, number.value);
     }
 }
 
@@ -9216,19 +9213,15 @@ AZOI_HISTORY_API azo_result azo_history_add(azo_history *history, const azo_mess
     size_t before = history->text.len;
     azoi_buf_char(w.out, ',');
     azoi_write_message(&w, message);
-    if (w.result == AZO_OK) {
-        w.result = azoi_buf_failed(w.out, err, "The history");
-    }
-    if (w.result != AZO_OK) {
-        w.out->failed = AZO_OK;
+    r = w.result == AZO_OK ? azoi_buf_failed(w.out, err, "The history") : w.result;
+    if (r == AZO_OK) {
+        history->count++;
+    } else if (w.out->data != NULL) {
         w.out->len = before;
-        if (w.out->data != NULL) {
-            w.out->data[before] = '\0';
-        }
-        return w.result;
+        w.out->data[before] = '\0';
     }
-    history->count++;
-    return AZO_OK;
+    w.out->failed = AZO_OK;
+    return r;
 }
 
 AZOI_HISTORY_API azo_result azo_history_add_reply(azo_history *history, const azo_chat_reply *reply, azo_error *err) {
