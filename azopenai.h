@@ -8563,8 +8563,9 @@ static azo_result azoi_route_set(azoi_route *route, azo_str endpoint, azo_error 
     return AZO_OK;
 }
 
-static bool azoi_given_text(const char *text) {
-    return text != NULL && text[0] != '\0';
+static azo_str azoi_or(const char *text, azo_str otherwise) {
+    azo_str given = azo_s(text);
+    return given.len > 0 ? given : otherwise;
 }
 
 static const char *azoi_scope_for(azo_str host, bool dated) {
@@ -8584,7 +8585,7 @@ static azo_result azoi_draft_route(azoi_draft *d, azo_client *c, const azo_call 
     d->call = call;
     d->error = e;
     azoi_buf_slim(&c->scratch);
-    azo_str endpoint = azoi_trim(azoi_given_text(call->endpoint) ? azo_s(call->endpoint) : azoi_buf_view(&c->endpoint));
+    azo_str endpoint = azoi_trim(azoi_or(call->endpoint, azoi_buf_view(&c->endpoint)));
     azo_result r = endpoint.len > 0 ? azoi_route_set(&c->route, endpoint, e) : AZO_OK;
     if (endpoint.len > 0 && r == AZO_OK) {
         d->host = c->route.origin.host;
@@ -8609,11 +8610,8 @@ static azo_result azoi_draft_open(azoi_draft *d, azo_client *c, const azo_call *
     if (r != AZO_OK) {
         return r;
     }
-    if (azoi_given_text(deployment)) {
-        d->deployment = azo_s(deployment);
-    } else if (needs_deployment && c->deployment.len > 0) {
-        d->deployment = azoi_buf_view(&c->deployment);
-    }
+    bool usual = needs_deployment && c->deployment.len > 0;
+    d->deployment = azoi_or(deployment, usual ? azoi_buf_view(&c->deployment) : d->deployment);
     bool unnamed = needs_deployment && d->deployment.len == 0;
     if (d->host.ptr == NULL || unnamed) {
         const char *const *m = missing[d->host.ptr != NULL ? 0 : unnamed ? 2 : 1];
@@ -10573,7 +10571,7 @@ AZOI_RAW_API azo_result azo_raw_begin(azo_client *client, const azo_raw_desc *de
     if (r != AZO_OK) {
         return r;
     }
-    azoi_draft_target(&d, azoi_given_text(desc->deployment), azo_s(desc->path), query);
+    azoi_draft_target(&d, azo_s(desc->deployment).len > 0, azo_s(desc->path), query);
     r = azoi_draft_headers(&d, !sends ? NULL : desc->content_type != NULL ? desc->content_type : "application/json",
                            desc->accept != NULL     ? desc->accept
                            : desc->on_event != NULL ? "text/event-stream"
@@ -10641,8 +10639,8 @@ AZO_API azo_result azo_token_begin(azo_client *client, const azo_token_desc *des
     (void)azoi_draft_route(&d, client, &none.call, NULL); /* a client without an endpoint has a scope, too */
     d.call = &desc->call;
     d.error = err;
-    d.scope = azoi_given_text(desc->scope) ? azo_s(desc->scope) : d.scope;
-    d.claims = azoi_given_text(desc->claims) ? azo_s(desc->claims) : d.claims;
+    d.scope = azoi_or(desc->scope, d.scope);
+    d.claims = azo_s(desc->claims);
     return azoi_draft_send(&d, &azoi_token_ops, sizeof(azoi_answer), out);
 }
 
