@@ -1626,7 +1626,6 @@ struct azo_request {
     size_t block_size;
     const azoi_job_ops *ops;
     void *data; /* of its kind */
-    void *tag;
     azoi_link link;     /* in the client's list of all */
     azoi_link finished; /* in the list that azo_next takes from */
     bool freed;    /* nobody wants it any more: freed as soon as its turn is over */
@@ -7023,7 +7022,6 @@ static azo_result azoi_job_new(azo_client *c, const azoi_job_spec *spec, azo_req
     }
     job->spec = *spec;
     job->ops = spec->ops;
-    job->tag = spec->tag;
     job->data = (char *)job + azoi_aligned(sizeof *job);
     memset(job->data, 0, spec->data_size);
     azoi_job_own_texts(&job->spec, (char *)job->data + spec->data_size);
@@ -7441,7 +7439,7 @@ static const azoi_advice *azoi_advice_find(int number) {
 
 /* The services' words may change, so hardly any of them decide anything. */
 static azo_result azoi_fetch_refuse(azo_request *job) {
-    azoi_slot *slot = (azoi_slot *)job->tag;
+    azoi_slot *slot = (azoi_slot *)job->spec.tag;
     const azoi_identity *id = &job->client->identity;
     azo_error *e = &job->error;
     int status = job->head.status;
@@ -7495,7 +7493,7 @@ static int64_t azoi_fetch_lifetime(azo_request *job, const azoi_json *json) {
 
 static azo_result azoi_fetch_end(azo_request *job) {
     azo_client *c = job->client;
-    azoi_slot *slot = (azoi_slot *)job->tag;
+    azoi_slot *slot = (azoi_slot *)job->spec.tag;
     bool entra = azoi_is_entra(slot);
     int64_t lifetime_s = -1;
     int64_t refresh_in_s = 0;
@@ -7566,7 +7564,7 @@ static void azoi_fetch_unanswered(azoi_slot *slot, const azo_error *from) {
 /* After a failure the next member is asked in the slot's turn. Once a member has given a token it stays the only one,
  * since an identity must not change in mid-process. */
 static void azoi_fetch_finish(azo_request *job) {
-    azoi_slot *slot = (azoi_slot *)job->tag;
+    azoi_slot *slot = (azoi_slot *)job->spec.tag;
     azo_client *c = job->client;
     const azoi_identity *id = &c->identity;
     azo_error *e = &slot->error;
@@ -7644,7 +7642,7 @@ static size_t azoi_fetch_write(const azoi_slot *slot, azo_str path, azoi_buf *ou
 /* Expiry counts from here: an answer may lie in the socket for minutes while nobody steps. */
 static void azoi_fetch_sign(azo_request *job, azoi_buf *head) {
     (void)head;
-    ((azoi_slot *)job->tag)->fetch_sent_at = job->client->pump.now;
+    ((azoi_slot *)job->spec.tag)->fetch_sent_at = job->client->pump.now;
 }
 
 static const azoi_policy azoi_policy_entra = {800, 8000, 0, {0, 0}};
@@ -10959,7 +10957,7 @@ AZO_API azo_result azo_request_result(const azo_request *request) {
 }
 
 AZO_API void *azo_request_tag(const azo_request *request) {
-    return request != NULL ? request->tag : NULL;
+    return request != NULL ? request->spec.tag : NULL;
 }
 
 AZO_API void azo_request_cancel(azo_request *request) {

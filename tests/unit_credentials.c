@@ -331,7 +331,7 @@ typedef struct probe {
 } probe;
 
 static azo_result probe_token_end(azo_request *job) {
-    probe *p = (probe *)job->tag;
+    probe *p = (probe *)job->spec.tag;
     const azoi_slot *slot = job->slot;
     snprintf(p->token, sizeof p->token, "%s", slot->token.data);
     snprintf(p->source, sizeof p->source, "%s", azoi_slot_source(slot).ptr);
