@@ -585,6 +585,9 @@ static void test_body_refusals(void **state) {
     desc.temperature = azo_num(strtod("-inf", NULL));
     desc.n = -1; /* of two faults the first is told */
     check_no_body(client, &desc, "temperature");
+    desc.extra_json = "{\"temperature\":1}";
+    check_no_body(client, &desc, "The field temperature is infinite");
+    desc.extra_json = NULL;
     desc.temperature.set = false;
     check_no_body(client, &desc, "negative");
     desc.n = 0;
