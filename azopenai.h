@@ -9432,7 +9432,7 @@ static azo_result azoi_events_data(azo_request *job, azo_str *piece, azo_result 
     if (e->mode == AZOI_STREAM_UNKNOWN) {
         e->mode = azoi_stream_decide(piece);
     }
-    if (!azoi_is_stream(job)) {
+    if (e->mode == AZOI_STREAM_WHOLE) {
         return azoi_job_collect(job, piece);
     }
     while (!e->ended) {
@@ -9893,7 +9893,7 @@ static azo_result azoi_chat_event(azo_request *job) {
 }
 
 static azo_result azoi_chat_data(azo_request *job, azo_str *piece) {
-    return azoi_events_data(job, piece, azoi_chat_event);
+    return AZOI_HAS_STREAM ? azoi_events_data(job, piece, azoi_chat_event) : azoi_job_collect(job, piece);
 }
 
 /* A body in one piece, whether it was asked for or came instead of a stream. */
@@ -10479,7 +10479,7 @@ static azo_result azoi_raw_data(azo_request *job, azo_str *piece) {
     const azoi_raw *raw = (const azoi_raw *)job->data;
     azo_str all = *piece;
     if (raw->on_body == NULL) {
-        return azoi_events_data(job, piece, azoi_raw_event);
+        return AZOI_HAS_STREAM ? azoi_events_data(job, piece, azoi_raw_event) : azoi_job_collect(job, piece);
     }
     if (all.len == 0) {
         return AZO_OK; /* after a pause */
