@@ -10270,13 +10270,9 @@ static azo_result azoi_row(azo_request *job, azo_str text, int64_t position) {
 
 /* Whether the array that begins behind this is that of the rows. Inside a string the first quote has a backslash. */
 static bool azoi_rows_begin(azo_str front) {
-    front = azoi_trim_end(front);
-    if (!azoi_ends(front, ":")) {
-        return false;
-    }
-    front.len--;
-    front = azoi_trim_end(front);
-    return azoi_ends(front, "\"data\"") && !azoi_ends(front, "\\\"data\"");
+    front = azoi_trim_end(front); /* a brace at least */
+    azo_str name = azoi_trim_end(azoi_view(front.ptr, front.len - 1));
+    return azoi_ends(front, ":") && azoi_ends(name, "\"data\"") && !azoi_ends(name, "\\\"data\"");
 }
 
 /* Reads the row that the body ends with. */
@@ -10333,34 +10329,6 @@ static azo_result azoi_embed_data(azo_request *job, azo_str *piece) {
     return azoi_job_collect(job, piece);
 }
 
-static azo_result azoi_embed_read(azo_request *job, azo_str body) {
-    static const azo_str names[] = {{"error", 5}, {"data", 4}, {"usage", 5}};
-    azoi_embed *embed = (azoi_embed *)job->data;
-    azo_str v[3];
-    azo_str tokens;
-    azo_str value;
-    int64_t found = 0;
-    azo_result r = azoi_check_answer(job, body, NULL, embed->found_at, embed->taken);
-    if (r != AZO_OK) {
-        return r;
-    }
-    azoi_pick(NULL, azoi_trim(body), names, 3, v);
-    if (v[0].ptr != NULL) {
-        return azoi_refuse(job, 0, body);
-    }
-    azo_str rest = azoi_is(v[1], '[') ? v[1] : azoi_view(NULL, 0);
-    for (; r == AZO_OK && azoi_json_step(&rest, NULL, &value); found++) {
-        r = found < embed->found ? AZO_OK : azoi_row(job, value, found);
-    }
-    (void)azoi_json_find(v[2], "prompt_tokens", &tokens);
-    embed->prompt_tokens = azoi_count_of(tokens, -1);
-    if (r == AZO_OK && (uint64_t)found != embed->count) {
-        return azoi_fail(&job->error, AZO_ERR_JSON, "The answer has vectors for %lld of %zu inputs. Report it to "
-                         "whoever runs the service or the gateway before it.", (long long)found, embed->count);
-    }
-    return r;
-}
-
 static azo_result azoi_embed_seal(azo_request *job) {
     azoi_embed *embed = (azoi_embed *)job->data;
     azo_embed_reply *reply = (azo_embed_reply *)azoi_owned_new(job, sizeof(azo_embed_reply), 0);
@@ -10382,11 +10350,34 @@ static azo_result azoi_embed_seal(azo_request *job) {
 }
 
 static azo_result azoi_embed_end(azo_request *job) {
+    static const azo_str names[] = {{"error", 5}, {"data", 4}, {"usage", 5}};
+    azoi_embed *embed = (azoi_embed *)job->data;
     azo_str body = azoi_buf_view(&job->body);
+    azo_str v[3];
+    azo_str tokens;
+    azo_str value;
+    int64_t found = 0;
     if (!azoi_starts(azoi_trim(body), "{")) {
-        return azoi_not_json(job, job->body.len > 0 ? "text instead of JSON" : "nothing");
+        return azoi_not_json(job, body.len > 0 ? "text instead of JSON" : "nothing");
     }
-    azo_result r = azoi_embed_read(job, body);
+    azo_result r = azoi_check_answer(job, body, NULL, embed->found_at, embed->taken);
+    if (r != AZO_OK) {
+        return r;
+    }
+    azoi_pick(NULL, azoi_trim(body), names, 3, v);
+    if (v[0].ptr != NULL) {
+        return azoi_refuse(job, 0, body);
+    }
+    azo_str rest = azoi_is(v[1], '[') ? v[1] : azoi_view(NULL, 0);
+    for (; r == AZO_OK && azoi_json_step(&rest, NULL, &value); found++) {
+        r = found < embed->found ? AZO_OK : azoi_row(job, value, found);
+    }
+    (void)azoi_json_find(v[2], "prompt_tokens", &tokens);
+    embed->prompt_tokens = azoi_count_of(tokens, -1);
+    if (r == AZO_OK && (uint64_t)found != embed->count) {
+        return azoi_fail(&job->error, AZO_ERR_JSON, "The answer has vectors for %lld of %zu inputs. Report it to "
+                         "whoever runs the service or the gateway before it.", (long long)found, embed->count);
+    }
     return r == AZO_OK ? azoi_embed_seal(job) : r;
 }
 
@@ -10477,16 +10468,13 @@ static azo_result azoi_raw_event(azo_request *job) {
 
 static azo_result azoi_raw_data(azo_request *job, azo_str *piece) {
     const azoi_raw *raw = (const azoi_raw *)job->data;
-    azo_str all = *piece;
     if (raw->on_body == NULL) {
         return AZOI_HAS_STREAM ? azoi_events_data(job, piece, azoi_raw_event) : azoi_job_collect(job, piece);
     }
-    if (all.len == 0) {
-        return AZO_OK; /* after a pause */
-    }
+    azo_str all = *piece; /* nothing after a pause */
     *piece = azoi_skip(all, all.len);
     azoi_callback_enter(job);
-    return azoi_callback_leave(job, raw->on_body(all.ptr, all.len, raw->events.user_data));
+    return azoi_callback_leave(job, all.len > 0 ? raw->on_body(all.ptr, all.len, raw->events.user_data) : AZO_GO_ON);
 }
 
 static azo_result azoi_raw_seal(azo_request *job) {
