@@ -1204,8 +1204,10 @@ static void test_stream_stop(void **state) {
 }
 
 static void test_stream_limit(void **state) {
-    static const char *const bodies[] = {DELTA("1234") DELTA("5678") STOP_CHUNK, DELTA("123456789") STOP_CHUNK};
-    static const char *const kept[] = {"1234", NULL};
+    static const char *const bodies[] = {
+        DELTA("1234") DELTA("5678") STOP_CHUNK, DELTA("123456789") STOP_CHUNK,
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"123456789\"}]}}]}\n\n"};
+    static const char *const kept[] = {"1234", NULL, NULL};
     azo_client_desc desc = desc_of(ENDPOINT, NULL, "d");
     azo_client *client;
     size_t i;
