@@ -6546,14 +6546,14 @@ static azo_result azoi_job_fill(azo_request *job) {
     if (want == 0 || !azoi_buf_reserve(out, want)) {
         return azoi_buf_failed(out, &job->error, "The request");
     }
+    ptrdiff_t got = (ptrdiff_t)want;
     if (job->spec.read_body == NULL) {
-        azoi_buf_add(out, job->spec.body.ptr + job->body_sent, want);
-        job->body_sent += want;
-        return AZO_OK;
+        memcpy(out->data + out->len, job->spec.body.ptr + job->body_sent, want);
+    } else {
+        job->client->in_callback = true;
+        got = job->spec.read_body(job->body_sent, out->data + out->len, want, job->spec.read_user_data);
+        job->client->in_callback = false;
     }
-    job->client->in_callback = true;
-    ptrdiff_t got = job->spec.read_body(job->body_sent, out->data + out->len, want, job->spec.read_user_data);
-    job->client->in_callback = false;
     if (got <= 0 || (size_t)got > want) {
         job->final = true;
         return azoi_fail(&job->error, AZO_ERR_ARGUMENT, "read_body gave %ld bytes at offset %llu of %llu. Make it "
@@ -6662,12 +6662,11 @@ static azo_result azoi_job_redirected(azo_request *job) {
                      (int)(target.len < 127 ? target.len : 127), target.ptr, job->head.status);
 }
 
-static void azoi_job_log_answer(azo_request *job) {
+static void azoi_job_log_answer(azo_request *job, const azoi_head *head) {
     azoi_net *net = &job->client->net;
     if (AZOI_HAS_LOG && net->logger.line != NULL) {
-        azoi_log(net, AZO_LOG_DEBUG, "< HTTP %d %.*s", job->head.status, (int)job->head.reason.len,
-                 job->head.reason.ptr);
-        azoi_log_headers(net, '<', job->head.headers, job->spec.own_headers);
+        azoi_log(net, AZO_LOG_DEBUG, "< HTTP %d %.*s", head->status, (int)head->reason.len, head->reason.ptr);
+        azoi_log_headers(net, '<', head->headers, job->spec.own_headers);
     }
 }
 
@@ -6680,23 +6679,22 @@ static void azoi_job_hide(const azo_request *job, azoi_buf *text) {
 }
 
 static azo_result azoi_job_take_head(azo_request *job) {
-    azo_result r = azoi_head_parse(azoi_buf_view(&job->head_text), azoi_equal(job->spec.method, "HEAD"), &job->head,
+    azoi_head head;
+    azo_result r = azoi_head_parse(azoi_buf_view(&job->head_text), azoi_equal(job->spec.method, "HEAD"), &head,
                                    &job->error);
     if (r != AZO_OK) {
-        memset(&job->head, 0, sizeof job->head);
         return r;
     }
-    if (job->head.status < 200 && ++job->interim > AZOI_MAX_INTERIM) {
-        return azoi_fail(&job->error, AZO_ERR_HTTP, "The peer sent more than %d interim answers (the last was HTTP "
-                         "%d). Check what stands between here and the service.", (int)AZOI_MAX_INTERIM,
-                         job->head.status);
-    }
-    azoi_job_log_answer(job);
-    if (job->head.status < 200) {
+    azoi_job_log_answer(job, &head);
+    if (head.status < 200) {
         azoi_buf_clear(&job->head_text);
-        memset(&job->head, 0, sizeof job->head);
-        return AZO_OK;
+        if (++job->interim <= AZOI_MAX_INTERIM) {
+            return AZO_OK;
+        }
+        return azoi_fail(&job->error, AZO_ERR_HTTP, "The peer sent more than %d interim answers (the last was HTTP "
+                         "%d). Check what stands between here and the service.", (int)AZOI_MAX_INTERIM, head.status);
     }
+    job->head = head;
     azoi_net_told(&job->client->net, job->client->pump.now, job->head.headers, job->spec.origin.secure);
     job->keep_conn = job->head.keep_alive && job->state == AZOI_JOB_HEAD; /* an early answer leaves half a request */
     job->state = AZOI_JOB_BODY;
@@ -6749,12 +6747,9 @@ static azo_result azoi_job_feed_body(azo_request *job, azo_str *in) {
     while (!job->body_whole && in->len > 0) {
         azo_str piece;
         azo_result r = azoi_body_feed(&job->decoder, in, &piece, job->complete ? NULL : &job->error);
-        if (r < 0 && job->complete) {
-            job->keep_conn = false;
-            return AZO_OK;
-        }
         if (r < 0) {
-            return r;
+            job->keep_conn = false;
+            return job->complete ? AZO_OK : r;
         }
         job->body_whole = r == AZO_OK;
         r = piece.len > 0 && !job->complete ? azoi_job_deliver(job, &piece) : AZO_OK;
