@@ -1544,7 +1544,7 @@ typedef struct azoi_conn {
     azoi_buf out; /* head and start of the body, or the CONNECT head */
     size_t out_sent;
     azoi_buf in;  /* read and not used yet: a proxy's answer, or what came for a paused job */
-    azoi_body drain;
+    azoi_body body; /* of the answer, also when its job does not want the rest */
 } azoi_conn;
 
 /* ---- attempts ---- */
@@ -1667,7 +1667,6 @@ struct azo_request {
     int64_t due;        /* end of the backoff, of the wait for the head, or of that for more of the body */
     azoi_head head;     /* status 0: none yet */
     azoi_buf head_text;
-    azoi_body decoder;
     azoi_buf body;      /* what is collected */
     azo_error error;    /* last: filled in on failure only */
 };
@@ -5647,8 +5646,7 @@ enum {
     AZOI_IDLE_MS = 30000, /* gateways close idle connections after a minute or more */
     AZOI_DRAIN_MS = 1000,
     AZOI_DRAIN_BYTES = 4096,
-    AZOI_READ_SIZE = 16384, /* one TLS record */
-    AZOI_MAX_PROXY_HEAD = 16384
+    AZOI_READ_SIZE = 16384 /* one TLS record */
 };
 
 typedef enum azoi_release {
@@ -5964,7 +5962,7 @@ static void azoi_conn_advance_drain(azoi_conn *conn) {
         azo_str in = azoi_view(input->data, (size_t)got);
         while (r == AZO_PENDING && in.len > 0) {
             azo_str piece;
-            r = azoi_body_feed(&conn->drain, &in, &piece, NULL);
+            r = azoi_body_feed(&conn->body, &in, &piece, NULL);
         }
         if (r == AZO_OK && in.len == 0) {
             azoi_conn_rest(conn);
@@ -6085,7 +6083,7 @@ static azoi_conn *azoi_conn_alloc(azo_client *c, const azoi_origin *origin) {
     conn->source.happened = azoi_conn_happened;
     conn->source.describe = azoi_conn_describe;
     azoi_buf_init(&conn->out, &c->allocator, SIZE_MAX / 2, true);
-    azoi_buf_init(&conn->in, &c->allocator, AZOI_MAX_PROXY_HEAD, true);
+    azoi_buf_init(&conn->in, &c->allocator, AZOI_READ_SIZE, true);
     azoi_list_add(&c->conns, &conn->link);
     if (!azoi_timer_attach(&c->pump, &conn->timer, &conn->node) || !azoi_source_attach(&c->pump, &conn->source)) {
         azoi_conn_free(conn);
@@ -6628,7 +6626,6 @@ static azo_result azoi_job_send(azo_request *job) {
 
 /* The answer that stands is whole (or as whole as it needs to be). */
 static azo_result azoi_job_answered(azo_request *job) {
-    job->conn->drain = job->decoder;
     azoi_job_drop_conn(job, !job->keep_conn  ? AZOI_RELEASE_KILL
                             : job->body_whole ? AZOI_RELEASE_REUSE
                                               : AZOI_RELEASE_DRAIN);
@@ -6698,7 +6695,7 @@ static azo_result azoi_job_take_head(azo_request *job) {
     azoi_net_told(&job->client->net, job->client->pump.now, job->head.headers, job->spec.origin.secure);
     job->keep_conn = job->head.keep_alive && job->state == AZOI_JOB_HEAD; /* an early answer leaves half a request */
     job->state = AZOI_JOB_BODY;
-    azoi_body_init(&job->decoder, &job->head);
+    azoi_body_init(&job->conn->body, &job->head);
     job->body_whole = job->head.framing == AZOI_FRAMING_NONE;
     return job->head.status / 100 == 3 && job->head.status != 304 ? azoi_job_redirected(job) : AZO_OK;
 }
@@ -6746,7 +6743,7 @@ static azo_result azoi_job_deliver(azo_request *job, azo_str *piece) {
 static azo_result azoi_job_feed_body(azo_request *job, azo_str *in) {
     while (!job->body_whole && in->len > 0) {
         azo_str piece;
-        azo_result r = azoi_body_feed(&job->decoder, in, &piece, job->complete ? NULL : &job->error);
+        azo_result r = azoi_body_feed(&job->conn->body, in, &piece, job->complete ? NULL : &job->error);
         if (r < 0) {
             job->keep_conn = false;
             return job->complete ? AZO_OK : r;
@@ -6754,7 +6751,7 @@ static azo_result azoi_job_feed_body(azo_request *job, azo_str *in) {
         job->body_whole = r == AZO_OK;
         r = piece.len > 0 && !job->complete ? azoi_job_deliver(job, &piece) : AZO_OK;
         if (r == AZO_PENDING && piece.len > 0) {
-            azoi_body_unfeed(&job->decoder, in, piece.len);
+            azoi_body_unfeed(&job->conn->body, in, piece.len);
             job->body_whole = false;
         }
         if (r != AZO_OK) {
@@ -6786,7 +6783,7 @@ static azo_result azoi_job_feed(azo_request *job, azo_str *in) {
 /* The connection ended. */
 static azo_result azoi_job_eof(azo_request *job, azo_result how) {
     bool orderly = how == AZO_OK;
-    if (job->state == AZOI_JOB_BODY && orderly && azoi_body_eof(&job->decoder, NULL) == AZO_OK) {
+    if (job->state == AZOI_JOB_BODY && orderly && azoi_body_eof(&job->conn->body, NULL) == AZO_OK) {
         job->body_whole = true;
         job->keep_conn = false;
         return AZO_OK;
