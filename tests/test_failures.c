@@ -718,6 +718,8 @@ static void test_wrong_streams(void **state) {
 
 /* ---- peers that break HTTP or JSON ---- */
 
+#define LABEL_50 "abcdefghijklmnopqrstuvwxyz-abcdefghijklmnopqrstuvw."
+
 static void test_wrong_answers(void **state) {
     static const struct {
         const char *raw;
@@ -738,6 +740,9 @@ static void test_wrong_answers(void **state) {
         {"HTTP/1.1 302 Found\r\nLocation: https://elsewhere.example/x\r\nContent-Length: 0\r\n\r\n", AZO_ERR_REDIRECT,
          "elsewhere.example"},
         {"HTTP/1.1 307 Temporary Redirect\r\nLocation: /y\r\nContent-Length: 0\r\n\r\n", AZO_ERR_REDIRECT, "same host"},
+        /* a long name is cut, what to do is not */
+        {"HTTP/1.1 302 Found\r\nLocation: https://" LABEL_50 LABEL_50 LABEL_50 "test/\r\nContent-Length: 0\r\n\r\n",
+         AZO_ERR_REDIRECT, "Put the right address into the endpoint."},
         {"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", AZO_ERR_HTTP, ""},
         {"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n", AZO_ERR_HTTP, "999"},
     };
