@@ -158,8 +158,8 @@ run_eva() {
     cp "$jsmn" $here/eva.h "$here/eva_$1.c" "$dir/eva" || return 1
     { sed -f $here/eva.sed azopenai.h; echo '#endif'; } >"$dir/eva/azopenai.h"
     sed -f $here/eva_pem.sed azopenai.h >"$dir/eva/pem.h"
-    splits=azoi_utf8:0:1:2:3:4,azoi_find:full,azoi_kind_end:full,azoi_value_run:full,eva_memchr:full
-    for part in ahead digits number plain units string key word scalar value; do
+    splits=azoi_utf8:0:1:2:3:4,azoi_find:full,azoi_kind_end:full,azoi_run:full,azoi_value_run:full,eva_memchr:full
+    for part in ahead digits number units string key scalar value; do
         splits=$splits,azoi_json_scan_$part:full
     done
     (cd "$dir/eva" && frama-c -machdep gcc_x86_64 \
