@@ -3096,8 +3096,8 @@ static azo_str azoi_json_raw(const azoi_json *j, int token) {
         return azoi_view(NULL, 0);
     }
     const azoi_jsmn_tok *t = &j->tokens[token];
-    int quote = t->type == AZOI_JSMN_STRING ? 1 : 0;
-    return azoi_view(j->text.ptr + t->start - quote, (size_t)(t->end - t->start + 2 * quote));
+    azo_str raw = azoi_view(j->text.ptr + t->start, (size_t)(t->end - t->start));
+    return t->type == AZOI_JSMN_STRING ? azoi_view(raw.ptr - 1, raw.len + 2) : raw;
 }
 
 /* Of a string, as it is written. */
@@ -7820,7 +7820,7 @@ static azo_result azoi_provider_ask(azoi_slot *slot) {
 
 /* Or else the chain; it is one of the two that needs slots. */
 static bool azoi_asks_provider(const azo_client *c) {
-    return (!AZOI_HAS_SECRET && !AZOI_HAS_IMDS) || c->identity.kind == AZOI_IDENTITY_PROVIDER;
+    return AZOI_HAS_SECRET + AZOI_HAS_IMDS == 0 || c->identity.kind == AZOI_IDENTITY_PROVIDER;
 }
 
 static void azoi_slot_advance(azoi_node *node) {
