@@ -375,9 +375,10 @@ typedef struct azo_target {
  * an AZO_ERR_x). `recv` and `send` return how many bytes (> 0), 0 for the peer's end (recv), AZO_IO_AGAIN or an
  * AZO_ERR_x; errno, where set, ends up in azo_error.sys_errno. `watch` fills in up to `cap` descriptors to wait for
  * and returns how many there are; it may lower *timeout_ms to be asked again by itself. A descriptor that was
- * reported lives until `close`, which must survive that an answer comes after it. `poll` sleeps until a descriptor
- * is ready or the time is over (-1: never), replaces `events` by what happened and returns how many are ready, or -1
- * when it was interrupted; it serves blocking calls and azo_poll only and may be NULL without them. */
+ * reported lives until `close`; what `open` has set going elsewhere, like the lookup of a name, may end after that and
+ * must then do no harm. `poll` sleeps until a descriptor is ready or the time is over (-1: never), replaces `events` by
+ * what happened and returns how many are ready, or -1 when it was interrupted; it serves blocking calls and azo_poll
+ * only and may be NULL without them. */
 typedef struct azo_transport {
     void *user_data;
     azo_result (*open)(const azo_target *to, void **conn, void *user_data);
@@ -5582,6 +5583,11 @@ static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
     return AZO_IO_AGAIN;
 }
 
+/* Whether bytes were received that nobody has read. */
+static bool azoi_stream_has_more(const azoi_stream *s) {
+    return s->ahead_len > 0 || (s->tls != NULL && mbedtls_ssl_check_pending(s->tls) != 0);
+}
+
 /* The record of an unfinished write is encrypted already, so its length must stand. When a TLS 1.3 ticket comes in
  * between, mbedTLS flushes that record and forgets that it was this write: calling it again would send it twice. */
 static ptrdiff_t azoi_stream_write(azoi_stream *s, const void *buf, size_t len) {
@@ -6032,13 +6038,17 @@ static azoi_conn *azoi_conn_idle(azo_client *c, const azoi_origin *origin) {
     return NULL;
 }
 
-/* An idle connection on which nothing came since its answer; NULL: none. */
+/* An idle connection on which, as far as one can tell, nothing came since its answer; NULL: none. */
 static azoi_conn *azoi_conn_take_idle(azo_client *c, const azoi_origin *origin, azoi_node *user, azo_error *error) {
     azoi_conn *conn;
     while ((conn = azoi_conn_idle(c, origin)) != NULL) {
         conn->stream.in_blocked = false;
         conn->stream.out_blocked = false;
-        if (c->pump.now < conn->due && azoi_conn_is_quiet(conn)) {
+        /* Hardly a server closes in the millisecond of its answer: to ask then costs more than to send again. Without
+         * TLS anybody may have put an answer there that nobody has asked for. */
+        bool fresh = conn->origin.secure && conn->due == c->pump.now + AZOI_IDLE_MS &&
+                     !azoi_stream_has_more(&conn->stream);
+        if (c->pump.now < conn->due && (fresh || azoi_conn_is_quiet(conn))) {
             azoi_link_leave(&conn->link);
             azoi_list_add(&c->conns, &conn->link);
             c->idle_count--;
