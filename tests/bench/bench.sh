@@ -30,6 +30,7 @@ unset HTTPS_PROXY https_proxy ALL_PROXY all_proxy SSL_CERT_FILE
 . "$here/servers.sh"
 relay_pids=
 beside=
+by=
 stop_all() {
     for one in $relay_pids $beside; do kill "$one" 2>/dev/null; done
     stop_servers
@@ -91,11 +92,11 @@ later_runs() {
     done
 }
 
-# repeat TIMES NAME MODE ADDRESS COUNT
+# repeat TIMES NAME MODE ADDRESS COUNT; by way of $by, if that is set
 repeat() {
     round=0
     while [ $round -lt "$1" ]; do
-        for client in $clients; do record "$2" $client "$(program_of $client)" "$3" "$4" "$5"; done
+        for client in $clients; do record "$2" $client $by "$(program_of $client)" "$3" "$4" "$5"; done
         round=$((round + 1))
     done
 }
@@ -265,12 +266,14 @@ system_calls() {
 began=$(date +%s)
 cold_calls
 distant_calls
+repeat $warm delay delay "$peer" $delays
+by=$together
 repeat $warm warm warm "$nginx" $calls
 repeat $warm stream stream "$peer" 500
-repeat $warm delay delay "$peer" $delays
 repeat $slow bulk bulk "$nginx" $bulk
 repeat $warm embed-text embed-text "$nginx" $embed
 repeat $warm embed-base64 embed-base64 "$nginx" $embed
+by=
 many_streams
 [ $run = quick ] || among
 heap
