@@ -5356,7 +5356,11 @@ static azo_result azoi_net_digest(const azoi_net *n, azo_str bytes, unsigned cha
 
 static azo_result azoi_stream_open(azoi_stream *s, azoi_net *n, const char *host, uint16_t port, uint32_t id,
                                    azo_error *e) {
-    const azo_target to = {host, port, id};
+    azo_target to;
+    memset(&to, 0, sizeof to); /* its padding, too, is copied */
+    to.host = host;
+    to.port = port;
+    to.id = id;
     memset(s, 0, sizeof *s);
     s->net = n;
     s->host = host;
