@@ -267,13 +267,13 @@ began=$(date +%s)
 cold_calls
 distant_calls
 repeat $warm delay delay "$peer" $delays
-by=$together
+together
 repeat $warm warm warm "$nginx" $calls
 repeat $warm stream stream "$peer" 500
 repeat $slow bulk bulk "$nginx" $bulk
 repeat $warm embed-text embed-text "$nginx" $embed
 repeat $warm embed-base64 embed-base64 "$nginx" $embed
-by=
+apart
 many_streams
 [ $run = quick ] || among
 heap

@@ -1,7 +1,8 @@
 # servers.sh - sourced by bench.sh and smoke.sh: the real servers that the benchmark talks to, on loopback.
 #
 #     start_servers   nginx for what does not change, bench_peer for streams; leaves $nginx and $peer (HOST:PORT of
-#                     each) and in $together how to run a client on their processor; exports BENCH_CA, BENCH_ENTRA
+#                     each) and exports BENCH_CA, BENCH_ENTRA
+#     together, apart
 #     stop_servers
 #
 # $build is where the programs are; everything is made under $build/servers.
@@ -143,12 +144,19 @@ start_program() {
     port=$(cat "$servers/port")
 }
 
-# Leaves in $together how to run a client on the processor of its servers: to wake another one, which a virtual machine
-# may have to be asked for, can cost as much as a call.
-share_processor() {
-    cpu=$(taskset -cp $$ 2>/dev/null | sed 's/.*: *//; s/[,-].*//')
-    together=${cpu:+taskset -c $cpu}
-    for one in ${cpu:+$nginx_pid $peer_pid}; do taskset -cp "$cpu" $one >/dev/null; done
+# together, apart: the servers, and what is run by way of $by, share one processor. To wake another one, which a virtual
+# machine may have to be asked for, can cost as much as a call.
+together() {
+    processors=$(taskset -cp $$ 2>/dev/null | sed 's/.*: *//')
+    by=${processors:+taskset -c ${processors%%[,-]*}}
+    bind_servers "${processors%%[,-]*}"
+}
+apart() {
+    bind_servers "$processors"
+    by=
+}
+bind_servers() {
+    for one in ${1:+$nginx_pid $peer_pid}; do taskset -cp "$1" $one >/dev/null; done
 }
 
 start_servers() {
@@ -159,7 +167,6 @@ start_servers() {
     start_program bench_peer "$servers/chain.pem" "$servers/server.key" || return 1
     peer_pid=$program_pid
     peer=localhost:$port
-    share_processor
     BENCH_CA=$servers/bundle.pem
     export BENCH_CA
 }
