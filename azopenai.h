@@ -5587,11 +5587,6 @@ static ptrdiff_t azoi_stream_read(azoi_stream *s, void *buf, size_t cap) {
     return AZO_IO_AGAIN;
 }
 
-/* Whether bytes were received that nobody has read. */
-static bool azoi_stream_has_more(const azoi_stream *s) {
-    return s->ahead_len > 0 || (s->tls != NULL && mbedtls_ssl_check_pending(s->tls) != 0);
-}
-
 /* The record of an unfinished write is encrypted already, so its length must stand. When a TLS 1.3 ticket comes in
  * between, mbedTLS flushes that record and forgets that it was this write: calling it again would send it twice. */
 static ptrdiff_t azoi_stream_write(azoi_stream *s, const void *buf, size_t len) {
@@ -5655,7 +5650,6 @@ static void azoi_stream_close(azoi_stream *s) {
 enum {
     AZOI_IDLE_MS = 30000, /* gateways close idle connections after a minute or more */
     AZOI_DRAIN_MS = 1000,
-    AZOI_DRAIN_BYTES = 4096,
     AZOI_READ_SIZE = 16384 /* one TLS record */
 };
 
@@ -5966,7 +5960,7 @@ static void azoi_conn_rest(azoi_conn *conn) {
 
 static void azoi_conn_advance_drain(azoi_conn *conn) {
     azoi_buf *input = &conn->client->input; /* its job has read into it, so it is there */
-    ptrdiff_t got = azoi_stream_read(&conn->stream, input->data, AZOI_DRAIN_BYTES);
+    ptrdiff_t got = azoi_stream_read(&conn->stream, input->data, AZOI_READ_SIZE);
     azo_result r = AZO_PENDING;
     if (got > 0) {
         azo_str in = azoi_view(input->data, (size_t)got);
@@ -6048,10 +6042,10 @@ static azoi_conn *azoi_conn_take_idle(azo_client *c, const azoi_origin *origin, 
     while ((conn = azoi_conn_idle(c, origin)) != NULL) {
         conn->stream.in_blocked = false;
         conn->stream.out_blocked = false;
-        /* Hardly a server closes in the millisecond of its answer: to ask then costs more than to send again. Without
-         * TLS anybody may have put an answer there that nobody has asked for. */
-        bool fresh = conn->origin.secure && conn->due == c->pump.now + AZOI_IDLE_MS &&
-                     !azoi_stream_has_more(&conn->stream);
+        /* Hardly a server closes in the millisecond of its answer: to ask then costs more than to send again. A read
+         * takes a whole record, so what followed the answer in it was seen, and what was read ahead is looked at.
+         * Without TLS anybody may have put an answer there that nobody has asked for. */
+        bool fresh = conn->origin.secure && conn->due == c->pump.now + AZOI_IDLE_MS && conn->stream.ahead_len == 0;
         if (c->pump.now < conn->due && (fresh || azoi_conn_is_quiet(conn))) {
             azoi_link_leave(&conn->link);
             azoi_list_add(&c->conns, &conn->link);
